@@ -1,0 +1,1 @@
+"""From files to series tasks, by headers only."""

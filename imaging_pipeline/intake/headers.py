@@ -1,0 +1,153 @@
+"""The header of one file: a plane for each image in it, or the reason why there is none."""
+
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+import fsspec
+
+from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicom, read_elements
+from imaging_pipeline.intake.frames import has_functional_groups, read_deflated, read_frames
+from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile, SliceHeader
+
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+
+_WANTED = frozenset(
+    (
+        0x00020002,  # Media Storage SOP Class UID, for de-identified instances without (0008,0016)
+        0x00020003,  # Media Storage SOP Instance UID, likewise
+        0x00080005,  # Specific Character Set
+        0x00080008,  # Image Type
+        0x00080016,  # SOP Class UID
+        0x00080018,  # SOP Instance UID
+        0x00080032,  # Acquisition Time
+        0x00080060,  # Modality
+        0x0008103E,  # Series Description
+        0x00100020,  # Patient ID
+        0x00180050,  # Slice Thickness
+        0x00180081,  # Echo Time
+        0x00180082,  # Inversion Time
+        0x00181060,  # Trigger Time
+        0x00189087,  # Diffusion b-value
+        0x0020000D,  # Study Instance UID
+        0x0020000E,  # Series Instance UID
+        0x00200011,  # Series Number
+        0x00200012,  # Acquisition Number
+        0x00200013,  # Instance Number
+        0x00200032,  # Image Position (Patient)
+        0x00200037,  # Image Orientation (Patient)
+        0x00200052,  # Frame of Reference UID
+        0x00200100,  # Temporal Position Identifier
+        0x00280002,  # Samples per Pixel
+        0x00280004,  # Photometric Interpretation
+        0x00280008,  # Number of Frames
+        0x00280010,  # Rows
+        0x00280011,  # Columns
+        0x00280030,  # Pixel Spacing
+        0x00280100,  # Bits Allocated
+        0x00281052,  # Rescale Intercept
+        0x00281053,  # Rescale Slope
+        0x52009229,  # Shared Functional Groups Sequence
+    )
+)
+
+
+def read_header(file: FileRef) -> Iterator[HeaderRow]:
+    """Read the attributes that intake needs of one file, never its pixels.
+
+    A file of several frames gives a row for each. Whatever is wrong with the file is in the row: nothing is raised.
+    """
+    if file.size_bytes == 0:
+        yield _skipped(file, Code.EMPTY_FILE, "zero bytes")
+        return
+    try:
+        with _open(file.path) as stream:
+            elements = read_elements(stream, file.size_bytes, _WANTED)
+            planes = list(_planes(file, elements))
+    except NotDicom:
+        yield _skipped(file, Code.NOT_DICOM, "no DICOM preamble, and the first bytes are no data element")
+    except PipelineError as error:
+        yield _skipped(file, error.code, error.message)
+    except OSError as error:
+        yield _skipped(file, Code.UNREADABLE_FILE, error.strerror or type(error).__name__)
+    else:
+        yield from planes
+
+
+def _open(path: str) -> BinaryIO:
+    if "://" in path:
+        return cast(BinaryIO, fsspec.open(path, "rb").open())
+    return open(path, "rb")
+
+
+def _planes(file: FileRef, elements: Elements) -> Iterator[HeaderRow]:
+    if elements.transfer_syntax_uid == DEFLATED:
+        elements = read_deflated(file, _WANTED)
+    if MEDIA_DIRECTORY in (elements.text(0x00020002), elements.text(0x00080016)):
+        yield _skipped(file, Code.DICOMDIR, "a media directory; the instances are found without it")
+        return
+    if not elements.text(0x00080016) and not elements.text(0x00020002) and elements.pixel_bytes is None:
+        yield _skipped(file, Code.DAMAGED_HEADER, "neither a SOP Class UID (0008,0016) nor pixel data")
+        return
+    plane = _plane(file, elements)
+    if has_functional_groups(elements):
+        for frame in read_frames(file, plane):
+            yield HeaderRow(plane=frame)
+    else:
+        yield HeaderRow(plane=plane)
+
+
+def _plane(file: FileRef, elements: Elements) -> SliceHeader:
+    has_pixels = elements.pixel_bytes is not None
+    problem = _truncation(elements)
+    return SliceHeader(
+        path=file.path,
+        size_bytes=file.size_bytes,
+        modified_at=file.modified_at,
+        frame=None,
+        n_frames=elements.integer(0x00280008) or 1,
+        sop_instance_uid=elements.text(0x00080018) or elements.text(0x00020003),
+        sop_class_uid=elements.text(0x00080016) or elements.text(0x00020002),
+        transfer_syntax_uid=elements.transfer_syntax_uid,
+        study_uid=elements.text(0x0020000D),
+        series_uid=elements.text(0x0020000E),
+        patient_id=elements.text(0x00100020),
+        modality=elements.text(0x00080060),
+        image_type=elements.texts(0x00080008),
+        series_description=elements.text(0x0008103E),
+        series_number=elements.integer(0x00200011),
+        instance_number=elements.integer(0x00200013),
+        frame_of_reference_uid=elements.text(0x00200052),
+        rows=elements.short(0x00280010) if has_pixels else 0,
+        columns=elements.short(0x00280011) if has_pixels else 0,
+        samples_per_pixel=elements.short(0x00280002) or 1,
+        bits_allocated=elements.short(0x00280100),
+        photometric=elements.text(0x00280004),
+        position_mm=elements.floats(0x00200032, 3),
+        orientation=elements.floats(0x00200037, 6),
+        pixel_spacing_mm=elements.floats(0x00280030, 2),
+        slice_thickness_mm=elements.number(0x00180050),
+        slope=elements.number(0x00281053),
+        intercept=elements.number(0x00281052),
+        acquisition_number=elements.integer(0x00200012),
+        echo_time_ms=elements.number(0x00180081),
+        inversion_time_ms=elements.number(0x00180082),
+        trigger_time_ms=elements.number(0x00181060),
+        temporal_position=elements.integer(0x00200100),
+        b_value=elements.double(0x00189087),
+        acquisition_time=elements.text(0x00080032),
+        problem_code=Code.TRUNCATED_PIXELS if problem else None,
+        problem=problem,
+    )
+
+
+def _truncation(elements: Elements) -> str:
+    """Declared against present pixel bytes: a file that was cut off in transfer."""
+    declared, present = elements.pixel_bytes, elements.pixel_bytes_present
+    if declared is None or declared <= present:
+        return ""
+    return f"pixel data of {declared} bytes announced, {present} in the file"
+
+
+def _skipped(file: FileRef, code: Code, message: str) -> HeaderRow:
+    return HeaderRow(skipped=SkippedFile(path=file.path, code=code, message=message))

@@ -1,0 +1,63 @@
+"""Files below a folder, without Spark; and the few that Spark's listing leaves out."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.records import FileRef
+
+
+def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
+    """Every regular file below `studies`, whatever its name, in a stable order.
+
+    Args:
+        studies: Folder of DICOM files, nested in any way.
+        exclude: Folder left out: RESULTS, where it lies below `studies`.
+    """
+    for path in _walk(studies, exclude):
+        yield _file_ref(path)
+
+
+def list_hidden_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
+    """Files that Spark's listing passes over: a part of their path below `studies` starts with `_` or `.`."""
+    for path in _walk(studies, exclude):
+        relative = os.path.relpath(path, studies)
+        if any(part.startswith(("_", ".")) for part in relative.split(os.sep)):
+            yield _file_ref(path)
+
+
+def check_studies(studies: Path) -> None:
+    """Refuse a STUDIES that is no readable folder.
+
+    Raises:
+        PipelineError: `studies-not-found`.
+    """
+    hint = "name a folder that holds DICOM files"
+    if not studies.exists():
+        raise PipelineError(Code.STUDIES_NOT_FOUND, f"{studies} does not exist", hint)
+    if not studies.is_dir():
+        raise PipelineError(Code.STUDIES_NOT_FOUND, f"{studies} is a file", hint)
+    if not os.access(studies, os.R_OK | os.X_OK):
+        raise PipelineError(Code.STUDIES_NOT_FOUND, f"{studies} cannot be read by this user", "grant read access")
+
+
+def _walk(studies: Path, exclude: Path | None) -> Iterator[str]:
+    left_out = str(exclude) if exclude is not None else None
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(studies, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if os.path.join(folder, name) != left_out)
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                yield path
+
+
+def _file_ref(path: str) -> FileRef:
+    status = os.stat(path)
+    return FileRef(path=path, size_bytes=status.st_size, modified_at=status.st_mtime)

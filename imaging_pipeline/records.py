@@ -1,0 +1,230 @@
+"""The values that cross process borders: identifiers, paths and numbers, never pixels."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from imaging_pipeline.errors import Code
+
+Vector = tuple[float, float, float]
+
+
+class Status(StrEnum):
+    """What became of a series."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRef:
+    """A file as the listing saw it.
+
+    Attributes:
+        path: Local path, or a URL that fsspec opens.
+        size_bytes: Length of the file.
+        modified_at: Modification time in seconds since the epoch.
+    """
+
+    path: str
+    size_bytes: int
+    modified_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedFile:
+    """A file that holds no instance of a series, and why."""
+
+    path: str
+    code: Code
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceHeader:
+    """One image plane: a single-frame instance, or one frame of a multi-frame instance.
+
+    Lengths are mm, times ms. `None` stands for an attribute that is absent or cannot be read; an instance that is
+    no image (a structure set, say) has `rows` and `columns` 0.
+    """
+
+    path: str
+    size_bytes: int
+    modified_at: float
+    frame: int | None
+    n_frames: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_uid: str
+    series_uid: str
+    patient_id: str
+    modality: str
+    image_type: tuple[str, ...]
+    series_description: str
+    series_number: int | None
+    instance_number: int | None
+    frame_of_reference_uid: str
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    bits_allocated: int
+    photometric: str
+    position_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    pixel_spacing_mm: tuple[float, ...] | None
+    slice_thickness_mm: float | None
+    slope: float | None
+    intercept: float | None
+    acquisition_number: int | None
+    echo_time_ms: float | None
+    inversion_time_ms: float | None
+    trigger_time_ms: float | None
+    temporal_position: int | None
+    b_value: float | None
+    acquisition_time: str
+    problem_code: Code | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderRow:
+    """What one file gave: a plane, or the reason why it gave none. Exactly one of the two is set."""
+
+    plane: SliceHeader | None = None
+    skipped: SkippedFile | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceRef:
+    """What decoding needs to know of one plane of a series.
+
+    Attributes:
+        path: File that holds the plane.
+        frame: Zero-based frame of a multi-frame instance, or None.
+        position_mm: Image Position (Patient) (0020,0032), LPS.
+        slope: Rescale Slope (0028,1053); 1 where absent.
+        intercept: Rescale Intercept (0028,1052); 0 where absent.
+    """
+
+    path: str
+    frame: int | None
+    position_mm: Vector
+    slope: float
+    intercept: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesIdentity:
+    """Who a series is: what every row of the index says of it, whatever became of it.
+
+    Attributes:
+        series_key: Name of the series in this RESULTS: an HMAC of Series Instance UID and stack.
+        stack: Number of the stack within its series, 0 where the series is one stack.
+        subject_key: HMAC of Patient ID (or the raw ID, by explicit setting).
+        session_key: HMAC of Study Instance UID.
+        n_slices: Planes found for it.
+        inputs_digest: SHA-256 over SOP Instance UIDs and file sizes.
+    """
+
+    series_key: str
+    stack: int
+    subject_key: str
+    session_key: str
+    study_uid: str
+    series_uid: str
+    series_number: int | None
+    modality: str
+    series_description: str
+    n_slices: int
+    inputs_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesTask:
+    """A series that is one volume, its planes in order along the normal.
+
+    Attributes:
+        identity: Who it is.
+        slices: Planes, sorted by position along the slice normal.
+        rows: Rows (0028,0010) of every plane.
+        columns: Columns (0028,0011) of every plane.
+        orientation: Image Orientation (Patient) (0020,0037): row cosines, column cosines, LPS.
+        pixel_spacing_mm: Pixel Spacing (0028,0030): distance between rows, distance between columns.
+        step_mm: Vector from one slice to the next, LPS; not along the normal for a tilted gantry.
+        photometric: Photometric Interpretation (0028,0004).
+        size_bytes: Bytes to read.
+        notes: What is unusual about its geometry, in words with numbers.
+    """
+
+    identity: SeriesIdentity
+    slices: tuple[SliceRef, ...]
+    rows: int
+    columns: int
+    orientation: tuple[float, ...]
+    pixel_spacing_mm: tuple[float, float]
+    step_mm: Vector
+    photometric: str
+    size_bytes: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_voxels(self) -> int:
+        """Voxels of the volume."""
+        return self.rows * self.columns * len(self.slices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedSeries:
+    """A series (or stack of one) that is left out, and why."""
+
+    identity: SeriesIdentity
+    code: Code
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesResult:
+    """What was done to one series, and why: the content of a receipt and of a row of the index.
+
+    Attributes:
+        status: done, skipped or failed.
+        reason_code: Empty for a done series.
+        image_path: Relative to RESULTS; empty where no image was written.
+        mask_path: Relative to RESULTS; empty where no mask was written.
+        fingerprint: Inputs, model, settings that can change a voxel, and package version in one digest.
+        shape: Voxels along the written axes (RAS+).
+        spacing_mm: Voxel size along the written axes.
+        volumes_ml: Label name to volume.
+        stage_seconds: Stage name to wall seconds.
+        output_digests: Path relative to RESULTS to SHA-256.
+    """
+
+    identity: SeriesIdentity
+    status: Status
+    reason_code: str = ""
+    message: str = ""
+    hint: str = ""
+    image_path: str = ""
+    mask_path: str = ""
+    model_name: str = ""
+    model_version: str = ""
+    model_digest: str = ""
+    settings_digest: str = ""
+    fingerprint: str = ""
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    volumes_ml: dict[str, float] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    peak_rss_mb: float = 0.0
+    peak_device_mb: float = 0.0
+    device: str = ""
+    host: str = ""
+    run_id: str = ""
+    attempt: int = 1
+    started_at: str = ""
+    finished_at: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    output_digests: dict[str, str] = field(default_factory=dict)

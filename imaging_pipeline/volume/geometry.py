@@ -1,0 +1,45 @@
+"""From DICOM's plane attributes to one affine, and from acquisition order to axes closest to RAS+."""
+
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
+
+from imaging_pipeline.records import SeriesTask
+from imaging_pipeline.volume.types import Volume
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def affine_lps(task: SeriesTask) -> NDArray[np.float64]:
+    """(4, 4) matrix from (column, row, slice) to LPS in mm: DICOM PS3.3 equation C.7.6.2.1-1, a step for each slice.
+
+    The first column is the step along a row: Image Orientation's first triple times the distance between *columns*,
+    which is the second value of Pixel Spacing (0028,0030).
+    """
+    between_rows_mm, between_columns_mm = task.pixel_spacing_mm
+    affine = np.eye(4)
+    affine[:3, 0] = np.array(task.orientation[:3]) * between_columns_mm
+    affine[:3, 1] = np.array(task.orientation[3:]) * between_rows_mm
+    affine[:3, 2] = task.step_mm
+    affine[:3, 3] = task.slices[0].position_mm
+    return affine
+
+
+def to_canonical(planes: NDArray[Any], task: SeriesTask) -> Volume:
+    """Planes as acquired, put on the axes closest to RAS+ without touching a value.
+
+    Args:
+        planes: (slice, row, column) array in the order of `task.slices`.
+        task: The series that it was decoded from.
+
+    Returns:
+        A view of the array with its affine.
+    """
+    array = planes.transpose(2, 1, 0)
+    affine = _LPS_TO_RAS @ affine_lps(task)
+    orientation = io_orientation(affine)
+    return Volume(
+        array=apply_orientation(array, orientation), affine=affine @ inv_ornt_aff(orientation, array.shape)
+    )
