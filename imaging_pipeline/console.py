@@ -1,0 +1,110 @@
+"""What a person at the terminal, or a log of a nightly job, sees of a run."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from imaging_pipeline.errors import PipelineError
+from imaging_pipeline.ledger import Tally
+from imaging_pipeline.records import SeriesIdentity, SeriesResult, SeriesTask, SkippedSeries, Status
+
+
+class Screen:
+    """Progress on a terminal, one plain line a series elsewhere, and a summary."""
+
+    def __init__(self, *, quiet: bool, verbose: bool) -> None:
+        """Take standard output as it is: a terminal or not."""
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._verbose = verbose
+        self._progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """A line of news."""
+        if not self._quiet:
+            self._console.print(escape(text))
+
+    def start(self, n_series: int) -> None:
+        """Work on so many series begins."""
+        if self._quiet or not self._console.is_terminal or not n_series:
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
+        self._progress.add_task("series", total=n_series)
+        self._progress.start()
+
+    def result(self, result: SeriesResult) -> None:
+        """A series is finished."""
+        if self._progress is not None:
+            self._progress.advance(self._progress.task_ids[0])
+            if result.status is Status.FAILED or self._verbose:
+                self._progress.console.print(escape(_line(result)))
+        elif not self._quiet:
+            self._console.print(escape(_line(result)))
+
+    def stop(self) -> None:
+        """Work is over."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def files(self, tally: Tally, paths: Iterable[tuple[str, str]]) -> None:
+        """What the listing found; file names only with --verbose, for folders are named after patients."""
+        others = [f"{count} {code}" for code, count in sorted(tally.files.items()) if code != "dicom"]
+        copies = [f"{tally.duplicates} copies of an instance"] if tally.duplicates else []
+        self.say(f"files: {tally.files['dicom']} DICOM" + "".join(f", {text}" for text in [*others, *copies]))
+        if self._verbose:
+            for path, reason in paths:
+                self.say(f"  {path}: {reason}")
+
+    def table(self, tasks: Sequence[SeriesTask], skipped: Sequence[SkippedSeries], done: Iterable[str]) -> None:
+        """The plan of a dry run: every series and why it is taken or skipped."""
+        table = Table("series", "study", "modality", "description", "slices", "verdict", box=None, pad_edge=False)
+        finished = set(done)
+        for task in tasks:
+            again = "already done" if task.identity.series_key in finished else "taken"
+            size = f"{task.columns} x {task.rows} x {len(task.slices)}"
+            table.add_row(*_cells(task.identity), escape("; ".join((f"{again}: {size}", *task.notes))))
+        for item in skipped:
+            table.add_row(*_cells(item.identity), escape(f"skipped: {item.code}: {item.message}"))
+        self._console.print(table)
+
+    def summary(self, tally: Tally, seconds: float) -> None:
+        """How the run ended."""
+        done, skipped, failed = (tally.of(status) for status in Status)
+        found = len(tally.results) + tally.already_done
+        self._console.print(
+            f"{found} series found: {len(done)} done, {tally.already_done} already done, "
+            f"{len(skipped)} skipped, {len(failed)} failed, in {seconds:.1f} s"
+        )
+        for code, count in sorted(Counter(result.reason_code for result in skipped).items()):
+            self._console.print(escape(f"  skipped {count} x {code}"))
+        for result in failed:
+            name = f"{result.identity.modality} {result.identity.series_key}"
+            self._console.print(escape(f"  failed {name}: {result.reason_code}: {result.message}; {result.hint}"))
+
+
+def show_error(error: PipelineError) -> None:
+    """One line on standard error."""
+    print(f"imaging_pipeline: {error.code}: {error.message}; {error.hint}", file=sys.stderr)
+
+
+def _cells(identity: SeriesIdentity) -> tuple[str, ...]:
+    description = " ".join(filter(None, (identity.series_description, f"stack {identity.stack}" * bool(identity.stack))))
+    return (
+        *(identity.series_key, identity.session_key, escape(identity.modality or "?"), escape(description)),
+        str(identity.n_slices),
+    )
+
+
+def _line(result: SeriesResult) -> str:
+    name = f"{result.status:7} {result.identity.modality or '?':2} {result.identity.series_key}"
+    if result.status is not Status.DONE:
+        return f"{name}  {result.reason_code}: {result.message}"
+    volumes = ", ".join(f"{label} {volume:.2f} ml" for label, volume in list(result.volumes_ml.items())[:4])
+    return f"{name}  {result.mask_path or result.image_path}  {volumes}".rstrip()

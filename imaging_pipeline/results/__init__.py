@@ -1,0 +1,1 @@
+"""Label volume → files, receipt, index."""

@@ -1,0 +1,44 @@
+"""The JSON beside each NIfTI: where it comes from and what it is worth."""
+
+from pathlib import Path
+from typing import Any
+
+from imaging_pipeline import __version__
+from imaging_pipeline.records import SeriesResult
+from imaging_pipeline.results.dataset import NOT_FOR_CLINICAL_USE
+from imaging_pipeline.results.layout import sidecar_path
+from imaging_pipeline.results.publish import publish_json
+from imaging_pipeline.segment.bundle import Bundle
+
+
+def write_sidecar(out: Path, nifti: str, result: SeriesResult, bundle: Bundle | None) -> str:
+    """Write the sidecar of an image or mask; SHA-256 of the file.
+
+    It holds nothing that differs between two runs over the same input.
+
+    Args:
+        out: RESULTS.
+        nifti: Path of the NIfTI relative to it.
+        result: What is known of the series so far.
+        bundle: The model that made the mask.
+    """
+    identity = result.identity
+    content: dict[str, Any] = {
+        "Modality": identity.modality,
+        "SeriesInstanceUID": identity.series_uid,
+        "StudyInstanceUID": identity.study_uid,
+        "SeriesDescription": identity.series_description,
+        "Stack": identity.stack,
+        "NumberOfSlices": identity.n_slices,
+        "GeometryNotes": list(result.notes),
+        "Fingerprint": result.fingerprint,
+        "PipelineVersion": __version__,
+    }
+    if bundle is not None and nifti == result.mask_path:
+        content |= {
+            "Labels": {label.name: label.index for label in bundle.labels},
+            "VolumesMl": result.volumes_ml,
+            "Model": {"Name": bundle.name, "Version": bundle.version, "SHA256": bundle.digest},
+            "Notice": NOT_FOR_CLINICAL_USE,
+        }
+    return publish_json(out / sidecar_path(nifti), content)

@@ -1,0 +1,70 @@
+"""The device that a network runs on, and what suits it: threads, precision, memory layout."""
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+
+from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.settings import SegmentSettings, available_cores
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for a setting: auto takes the first CUDA device where there is one.
+
+    Raises:
+        PipelineError: `device-not-found` for a CUDA device that this process does not see.
+    """
+    n_cuda = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda:0" if n_cuda else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= n_cuda:
+        raise PipelineError(
+            Code.DEVICE_NOT_FOUND,
+            f"device {name} asked for, {n_cuda} CUDA devices seen by torch {torch.__version__}",
+            "use --device cpu, or install a CUDA build of torch",
+        )
+    return device
+
+
+def prepare(device: torch.device, settings: SegmentSettings, cores: int | None) -> None:
+    """Set threads and cuDNN for one task of this process.
+
+    Args:
+        device: Where the network runs.
+        settings: `threads` wins over the task's cores.
+        cores: Cores that the task owns; None where nobody deals them out.
+    """
+    torch.set_num_threads(settings.threads or cores or available_cores())
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # one window shape all day long
+
+
+def autocast(device: torch.device, settings: SegmentSettings) -> AbstractContextManager[object]:
+    """Mixed precision as the settings say; auto: on CUDA, bf16 where the chip has it, else fp16."""
+    if settings.amp == "off" or (settings.amp == "auto" and device.type != "cuda"):
+        return contextlib.nullcontext()
+    if settings.amp == "auto":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    else:
+        dtype = torch.bfloat16 if settings.amp == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def window_batch(device: torch.device, settings: SegmentSettings, bundle_batch: int) -> int:
+    """Windows a batch. On CPU never 1: a float32 3D convolution of batch 1 falls off oneDNN and takes twice as long."""
+    if settings.window_batch:
+        return settings.window_batch
+    return max(2 if device.type == "cpu" else 4, bundle_batch)
+
+
+def peak_device_mb(device: torch.device) -> float:
+    """Largest device memory since the last call of `reset_peak`; 0 on CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start counting device memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

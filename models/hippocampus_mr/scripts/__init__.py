@@ -1,0 +1,1 @@
+"""Python helpers of the hippocampus bundle that its training configuration imports."""

@@ -1,0 +1,1 @@
+"""A small study to run on, and a generator of studies of any size."""
