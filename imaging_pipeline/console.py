@@ -95,7 +95,9 @@ def show_error(error: PipelineError) -> None:
 
 
 def _cells(identity: SeriesIdentity) -> tuple[str, ...]:
-    description = " ".join(filter(None, (identity.series_description, f"stack {identity.stack}" * bool(identity.stack))))
+    description = " ".join(
+        filter(None, (identity.series_description, f"stack {identity.stack}" * bool(identity.stack)))
+    )
     return (
         *(identity.series_key, identity.session_key, escape(identity.modality or "?"), escape(description)),
         str(identity.n_slices),

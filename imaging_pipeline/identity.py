@@ -6,31 +6,16 @@ import os
 import re
 import secrets
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.settings import IdentitySettings
 
-SECRET_NAME = "identity.key"
+KEY_FILE = "identity.key"
 _KEY_DIGITS = 16
 
-_WORDS = frozenset(
-    """
-    2d 3d 4d abd abdomen abdominal ac acetabulum adc adrenal ankle aorta apical arm arterial axial bh bladder blade bold
-    bone brain breast breath bravo brust c calibration cardiac carotid cervical chest cine coil contrast cor coronal
-    coronary ct cta ctac delay delayed derived diff diffusion dixon dual dwi dynamic early echo elbow enhanced ep epi
-    expiration face fast fat ffe field fine fl flair flash flow fmri foot frfse fse fspgr ge gd gre gradient hand hard
-    head heart high hip hippocampus hr hrct image inspiration inv ir iso kernel kidney knee kv l large late lateral left
-    leg liver loc localizer lordotic low lower lumbar lung m map mdixon medium mip mm mp2rage mpr mprage mr mra mri mrcp
-    nativ native navigator neck neuro new nm non noncontrast oblique opposed orbit original out pancreas parotid pd
-    pelvis perf perfusion pet petct phase pilot planar plain portal post postcontrast pre prostate pt r rec recon
-    reconstruction research right routine sag sagittal scan scout se sella sense series sharp shoulder short sinus skull
-    smooth soft space spair spc spgr spin spine spiral spleen spoiled standard std stir study sub survey swi t1 t1w t2 t2w
-    te tfe thick thin thorax thoracic thyroid ti tilt time tirm tof topogram tr tra transverse trigger tse turbo uni
-    uterus vein vena venous vessel vibe view vol volume w water whole wholebody wrist
-    """.split()
-)
 _TOKENS = re.compile(r"[A-Za-zÄÖÜäöüß0-9.*+]+")
 
 
@@ -78,7 +63,7 @@ def open_keys(results: Path, settings: IdentitySettings, *, create: bool = True)
     Raises:
         PipelineError: `settings-invalid` where a named secret cannot be read or is shorter than 16 bytes.
     """
-    path = settings.secret_file or results / SECRET_NAME
+    path = settings.secret_file or results / KEY_FILE
     if settings.secret_file is None and not path.exists():
         secret = secrets.token_hex(32).encode()
         return Keys(_publish(path, secret) if create else secret, settings.keys)
@@ -108,7 +93,12 @@ def cut_description(text: str, mode: Literal["vocabulary", "full", "none"]) -> s
 
 
 def _is_harmless(token: str) -> bool:
-    return token.lower() in _WORDS or (len(token) <= 4 and any(character.isdigit() for character in token))
+    return token.lower() in _protocol_words() or (len(token) <= 4 and any(character.isdigit() for character in token))
+
+
+@cache
+def _protocol_words() -> frozenset[str]:
+    return frozenset(Path(__file__).with_name("protocol_words.txt").read_text(encoding="utf-8").split())
 
 
 def _alphanumeric(text: str) -> str:

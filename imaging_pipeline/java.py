@@ -27,7 +27,5 @@ def check_java() -> str:
     found = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
     if answer.returncode or found is None or int(found.group(1)) < OLDEST_JAVA:
         version = found.group(1) if found else f"exit code {answer.returncode}"
-        raise PipelineError(
-            Code.JAVA_MISSING, f"{java} is Java {version}; Spark needs {OLDEST_JAVA} or newer", _HINT
-        )
+        raise PipelineError(Code.JAVA_MISSING, f"{java} is Java {version}; Spark needs {OLDEST_JAVA} or newer", _HINT)
     return java

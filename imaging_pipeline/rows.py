@@ -1,11 +1,11 @@
 """Records as Arrow rows: the schema follows from the record's own type hints."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -23,17 +23,18 @@ def schema_of(record: type) -> pa.Schema:
 
 def to_batch(record: type[Record], items: Iterable[Record]) -> pa.RecordBatch:
     """Records as one Arrow batch of `schema_of(record)`."""
-    rows = _adapter(record).dump_python(list(items))
+    rows = _adapter(cast(Hashable, record)).dump_python(list(items))
     return pa.RecordBatch.from_pylist(rows, schema=schema_of(record))
 
 
 def from_batch(record: type[Record], batch: pa.RecordBatch | pa.Table) -> list[Record]:
     """Records out of an Arrow batch or table that `to_batch` made."""
-    return _adapter(record).validate_python(batch.to_pylist(maps_as_pydicts="strict"))
+    records: list[Record] = _adapter(cast(Hashable, record)).validate_python(batch.to_pylist(maps_as_pydicts="strict"))
+    return records
 
 
 @cache
-def _adapter(record: type[Record]) -> TypeAdapter[list[Record]]:
+def _adapter(record: Hashable) -> TypeAdapter[list[Any]]:
     return TypeAdapter(list[record])  # type: ignore[valid-type]
 
 

@@ -167,7 +167,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise PipelineError(Code.SETTINGS_INVALID, f"--set {text!r} is no key=value", "write --set index.format=parquet")
+        raise PipelineError(
+            Code.SETTINGS_INVALID, f"--set {text!r} is no key=value", "write --set index.format=parquet"
+        )
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
@@ -202,4 +204,4 @@ def _known_keys(parents: tuple[Any, ...]) -> Iterable[str]:
     section: Any = Settings
     for part in parents:
         section = section.model_fields[part].annotation
-    return section.model_fields.keys()
+    return list(section.model_fields)

@@ -139,7 +139,7 @@ class _SparkJob(threading.Thread):
             self._frame.toArrow()
         except PySparkException as error:
             self.failure = _first_lines(error)
-            logging.getLogger(__name__).error("Spark gave up: %s", error)
+            logging.getLogger(__name__).exception("Spark gave up")
 
 
 def _header_reader(left_out: str) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
@@ -164,7 +164,7 @@ def _task_runner(job: Job) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.R
 
 
 def _local(file: FileRef) -> FileRef:
-    """binaryFile names local files as file:/path."""
+    """Spark names local files as file:/path."""
     path = re.sub(r"^file:/+", "/", file.path)
     return FileRef(path=path, size_bytes=file.size_bytes, modified_at=file.modified_at)
 

@@ -94,7 +94,7 @@ def _gdcm_image(gdcm: Any, image: Any, frame: Frame, ds: Dataset) -> Any:
     return image
 
 
-def _with_imagecodecs(frame: Frame, ds: Dataset, uid: UID) -> bytes:
+def _with_imagecodecs(frame: Frame, _ds: Dataset, uid: UID) -> bytes:
     try:
         import imagecodecs
     except ImportError as error:

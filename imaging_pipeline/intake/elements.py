@@ -31,7 +31,7 @@ _SHORT_VRS = frozenset(
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
 
-class NotDicom(Exception):
+class NotDicomError(Exception):
     """The file does not start like DICOM."""
 
 
@@ -108,7 +108,7 @@ def read_elements(stream: BinaryIO, size_bytes: int, wanted: frozenset[int]) -> 
         wanted: Tags as 32-bit numbers, group first.
 
     Raises:
-        NotDicom: The file does not start like DICOM.
+        NotDicomError: The file does not start like DICOM.
         PipelineError: `damaged-header` where the header breaks off, nests too deep or is over-long.
     """
     window = _Window(stream, size_bytes)
@@ -159,9 +159,9 @@ class _Walker:
         self.window = window
         self.implicit = implicit
         order = ">" if big else "<"
-        self._tag: Callable[[bytes, int], tuple[int, int]] = struct.Struct(order + "HH").unpack_from  # type: ignore[assignment]
-        self._long: Callable[[bytes, int], tuple[int]] = struct.Struct(order + "L").unpack_from  # type: ignore[assignment]
-        self._short: Callable[[bytes, int], tuple[int]] = struct.Struct(order + "H").unpack_from  # type: ignore[assignment]
+        self._tag: Callable[[bytes, int], tuple[int, int]] = struct.Struct(order + "HH").unpack_from
+        self._long: Callable[[bytes, int], tuple[int]] = struct.Struct(order + "L").unpack_from
+        self._short: Callable[[bytes, int], tuple[int]] = struct.Struct(order + "H").unpack_from
 
     def element(self, offset: int) -> tuple[int, int, int]:
         """Tag, value offset and value length of the element at `offset`."""
@@ -204,7 +204,7 @@ def _read_meta(window: _Window, elements: Elements, wanted: frozenset[int]) -> i
     start = 132 if window.at(128, 4) == b"DICM" else 0
     group = window.at(start, 2)
     if start == 0 and not _starts_like_dataset(window):
-        raise NotDicom
+        raise NotDicomError
     walker = _Walker(window, implicit=False, big=False)
     while group == b"\x02\0":
         tag, value, length = walker.element(start)

@@ -6,7 +6,7 @@ from typing import BinaryIO, cast
 import fsspec
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicom, read_elements
+from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicomError, read_elements
 from imaging_pipeline.intake.frames import has_functional_groups, read_deflated, read_frames
 from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile, SliceHeader
 
@@ -64,7 +64,7 @@ def read_header(file: FileRef) -> Iterator[HeaderRow]:
         with _open(file.path) as stream:
             elements = read_elements(stream, file.size_bytes, _WANTED)
             planes = list(_planes(file, elements))
-    except NotDicom:
+    except NotDicomError:
         yield _skipped(file, Code.NOT_DICOM, "no DICOM preamble, and the first bytes are no data element")
     except PipelineError as error:
         yield _skipped(file, error.code, error.message)

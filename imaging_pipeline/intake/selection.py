@@ -95,5 +95,7 @@ def _broken_rule(task: SeriesTask, require: Requirements) -> str | None:
     )
     for name, values, allowed in checks:
         if any(not allowed.min <= value <= allowed.max for value in values):
-            return f"{name} {' x '.join(f'{value:.4g}' for value in values)}, {allowed.min:g} to {allowed.max:g} is taken"
+            return (
+                f"{name} {' x '.join(f'{value:.4g}' for value in values)}, {allowed.min:g} to {allowed.max:g} is taken"
+            )
     return None

@@ -176,7 +176,8 @@ def _task_or_skip(planes: Planes, identity: SeriesIdentity, settings: Settings) 
 
 def _task(grid: Grid, identity: SeriesIdentity, notes: tuple[str, ...]) -> SeriesTask:
     first = grid.planes[0]
-    assert first.orientation is not None and first.pixel_spacing_mm is not None
+    assert first.orientation is not None
+    assert first.pixel_spacing_mm is not None
     return SeriesTask(
         identity=identity,
         slices=tuple(_slice_ref(plane) for plane in grid.planes),

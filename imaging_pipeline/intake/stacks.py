@@ -115,9 +115,7 @@ def _duplicates(along: NDArray[np.float64], gaps: NDArray[np.float64]) -> Verdic
     )
 
 
-def _irregular(
-    along: NDArray[np.float64], gaps: NDArray[np.float64], tolerance: float, off_mm: float
-) -> Verdict:
+def _irregular(along: NDArray[np.float64], gaps: NDArray[np.float64], tolerance: float, off_mm: float) -> Verdict:
     """Gaps that are whole multiples of the smallest are missing slices; anything else is variable spacing."""
     multiples = np.round(gaps / gaps.min())
     unit = float(gaps.sum() / multiples.sum())

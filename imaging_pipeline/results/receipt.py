@@ -38,9 +38,7 @@ def read_receipts(out: Path) -> Iterator[SeriesResult]:
             yield result
 
 
-def follow_receipts(
-    out: Path, run_id: str, pending: dict[str, SeriesTask], model: str
-) -> Iterator[list[SeriesResult]]:
+def follow_receipts(out: Path, run_id: str, pending: dict[str, SeriesTask], model: str) -> Iterator[list[SeriesResult]]:
     """New receipts of a run, at each `next` those that have come since.
 
     Args:

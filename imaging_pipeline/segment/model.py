@@ -98,7 +98,8 @@ def _network(parser: ConfigParser, weights: Path, device: torch.device) -> torch
     network: torch.nn.Module = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     network = network.eval().requires_grad_(False)
-    return network.to(device, memory_format=torch.channels_last_3d)
+    on_device: torch.nn.Module = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return on_device
 
 
 def _invalid(bundle: Bundle, error: Exception) -> PipelineError:

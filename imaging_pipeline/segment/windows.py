@@ -27,4 +27,5 @@ def predict(prepared: MetaTensor, model: Model, settings: SegmentSettings) -> to
         scores = inferer(prepared.as_tensor()[None], model.network)
     if not isinstance(scores, torch.Tensor):  # deep supervision: the first is the full resolution
         scores = next(iter(scores.values() if isinstance(scores, dict) else scores))
-    return scores[0].float()
+    first: torch.Tensor = scores[0]
+    return first.float()

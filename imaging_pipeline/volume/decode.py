@@ -85,7 +85,7 @@ def _pixels(ref: SliceRef, dataset: FileDataset) -> Plane:
 
 @contextlib.contextmanager
 def _explained(ref: SliceRef, dataset: FileDataset) -> Iterator[None]:
-    """pydicom's and its plugins' errors as coded ones."""
+    """Errors of pydicom and its plugins as coded ones."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:

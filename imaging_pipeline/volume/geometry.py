@@ -40,6 +40,4 @@ def to_canonical(planes: NDArray[Any], task: SeriesTask) -> Volume:
     array = planes.transpose(2, 1, 0)
     affine = _LPS_TO_RAS @ affine_lps(task)
     orientation = io_orientation(affine)
-    return Volume(
-        array=apply_orientation(array, orientation), affine=affine @ inv_ornt_aff(orientation, array.shape)
-    )
+    return Volume(array=apply_orientation(array, orientation), affine=affine @ inv_ornt_aff(orientation, array.shape))

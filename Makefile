@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# GPU users: make .venv yourself and install your build of torch into it first; the set-up leaves it alone.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= demo-results
+PYTEST_ARGS ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/python -m imaging_pipeline.run sample_data/studies --out $(DEMO_OUT) --save-image
+	@echo
+	@echo "masks:"
+	@find $(DEMO_OUT) -name '*_dseg.nii.gz'
+	@echo "index: $(DEMO_OUT)/index   run: $(DEMO_OUT)/run.json   labels: $(DEMO_OUT)/dseg.tsv"
+	@echo "next:  $(BIN)/python -m imaging_pipeline.run YOUR_STUDIES --out RESULTS --dry-run"
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check imaging_pipeline sample_data tests benchmarks
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not here: install Python 3.11, or name another by PYTHON=..."; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "make: no venv module: on Debian, apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.installed: $(VENV)/bin/python setup.cfg pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (once; some minutes)"
+	@$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) -c constraints.txt torch
+	@grep -v "^torch==" constraints.txt > $(VENV)/constraints.txt
+	@$(PIP) -c $(VENV)/constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "adding what tests and checks need"
+	@$(PIP) -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT) build *.egg-info
