@@ -13,6 +13,9 @@ from imaging_pipeline.errors import PipelineError
 from imaging_pipeline.ledger import Tally
 from imaging_pipeline.records import SeriesIdentity, SeriesResult, SeriesTask, SkippedSeries, Status
 
+_LOG_WIDTH = 1000
+"""Columns where there is no terminal: lines of a log are not broken."""
+
 
 class Screen:
     """Progress on a terminal, one plain line a series elsewhere, and a summary."""
@@ -20,6 +23,8 @@ class Screen:
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         """Take standard output as it is: a terminal or not."""
         self._console = Console(highlight=False, soft_wrap=True)
+        if not self._console.is_terminal:
+            self._console.width = _LOG_WIDTH
         self._quiet = quiet
         self._verbose = verbose
         self._progress: Progress | None = None

@@ -19,7 +19,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from imaging_pipeline.bins import deal
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.headers import read_header
-from imaging_pipeline.intake.listing import list_hidden_files
+from imaging_pipeline.intake.listing import list_passed_over
 from imaging_pipeline.java import check_java
 from imaging_pipeline.partition import Job, crashed_result, process
 from imaging_pipeline.records import FileRef, HeaderRow, SeriesResult, SeriesTask
@@ -71,7 +71,7 @@ class SparkRunner:
     def headers(self, studies: Path, exclude: Path) -> list[HeaderRow]:
         """List a folder through Spark's binaryFile source and read each header by path in the executors.
 
-        Files that the source passes over by its naming rules (`_` and `.` in front) are listed beside it.
+        Files that the source passes over by its own rules are listed beside it.
 
         Raises:
             PipelineError: `spark-failed`.
@@ -79,12 +79,12 @@ class SparkRunner:
         listed = (
             self._session.read.format("binaryFile")
             .option("recursiveFileLookup", True)
-            .load(studies.as_uri())
+            .load(_literal(studies))
             .selectExpr("path", "length AS size_bytes", "unix_micros(modificationTime) / 1e6D AS modified_at")
         )
-        hidden = list(list_hidden_files(studies, exclude=exclude))
-        if hidden:
-            table = pa.Table.from_batches([to_batch(FileRef, hidden)])
+        passed_over = list(list_passed_over(studies, exclude=exclude))
+        if passed_over:
+            table = pa.Table.from_batches([to_batch(FileRef, passed_over)])
             listed = listed.unionByName(self._session.createDataFrame(table))
         rows = listed.mapInArrow(_header_reader(f"{exclude}{os.sep}"), from_arrow_schema(schema_of(HeaderRow)))
         with _spark_errors("reading headers"):
@@ -161,6 +161,11 @@ def _task_runner(job: Job) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.R
             yield pa.RecordBatch.from_pydict({"series_key": [result.identity.series_key]}, schema=_FINISHED)
 
     return run
+
+
+def _literal(folder: Path) -> str:
+    """A local folder as Spark's sources take it: nothing percent-encoded, no character of a pattern left bare."""
+    return "file:" + re.sub(r"([\\\[\]{}*?])", r"\\\1", str(folder))
 
 
 def _local(file: FileRef) -> FileRef:

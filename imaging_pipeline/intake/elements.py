@@ -80,9 +80,9 @@ class Elements:
         return number if math.isfinite(number) else None
 
     def integer(self, tag: int) -> int | None:
-        """Value of an integer string; None where absent or damaged."""
+        """Value of an integer string; None where absent, damaged or beyond the 32 bits of PS3.5 table 6.2-1."""
         number = self.number(tag)
-        return None if number is None else int(number)
+        return None if number is None or abs(number) >= 2**31 else int(number)
 
     def short(self, tag: int) -> int:
         """Value of an unsigned 16-bit element; 0 where absent."""

@@ -19,12 +19,13 @@ def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRe
         yield _file_ref(path)
 
 
-def list_hidden_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
-    """Files that Spark's listing passes over: a part of their path below `studies` starts with `_` or `.`."""
+def list_passed_over(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
+    """Files that Spark's listing passes over: empty ones, and those below a name that starts with `_` or `.`."""
     for path in _walk(studies, exclude):
-        relative = os.path.relpath(path, studies)
-        if any(part.startswith(("_", ".")) for part in relative.split(os.sep)):
-            yield _file_ref(path)
+        parts = os.path.relpath(path, studies).split(os.sep)
+        file = _file_ref(path)
+        if file.size_bytes == 0 or any(part.startswith(("_", ".")) for part in parts):
+            yield file
 
 
 def check_studies(studies: Path) -> None:

@@ -123,8 +123,9 @@ def _irregular(along: NDArray[np.float64], gaps: NDArray[np.float64], tolerance:
         first = int(np.argmax(multiples > 1))
         return Verdict(
             code=Code.MISSING_SLICES,
-            message=f"{int(multiples.sum()) - len(gaps)} slices missing; the first gap of {gaps[first]:.3g} mm is between "
-            f"slices {first + 1} and {first + 2} ({along[first]:.2f} and {along[first + 1]:.2f} mm along the normal), "
+            message=f"{int(multiples.sum()) - len(gaps)} slices missing; the first gap of {gaps[first]:.3g} mm "
+            f"is between slices {first + 1} and {first + 2} "
+            f"({along[first]:.2f} and {along[first + 1]:.2f} mm along the normal), "
             f"expected {unit:.3g} mm",
             hint="send the series again in full",
         )

@@ -1,6 +1,5 @@
 """Pixels of one series into one preallocated array, in modality units."""
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +8,8 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import SeriesTask, SliceRef
@@ -16,6 +17,9 @@ from imaging_pipeline.volume.geometry import to_canonical
 from imaging_pipeline.volume.types import Volume
 
 Plane = NDArray[Any]
+
+# what pydicom and its plugins are known to raise on damaged pixels
+_DECODER_FAULTS = (ValueError, AttributeError, KeyError, TypeError, IndexError, EOFError, RuntimeError)
 
 _INT16 = np.iinfo(np.int16)
 
@@ -77,28 +81,27 @@ def _read(ref: SliceRef) -> FileDataset:
 
 
 def _pixels(ref: SliceRef, dataset: FileDataset) -> Plane:
-    with _explained(ref, dataset):
-        pixels: Plane = dataset.pixel_array if ref.frame is None else dataset.pixel_array[ref.frame]
-        return pixels
-    raise AssertionError("unreachable: the context always raises or returns")
-
-
-@contextlib.contextmanager
-def _explained(ref: SliceRef, dataset: FileDataset) -> Iterator[None]:
-    """Errors of pydicom and its plugins as coded ones."""
+    _check_syntax(dataset)
     try:
-        yield
-    except (RuntimeError, NotImplementedError) as error:
-        syntax = dataset.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
-        if "plugin" not in str(error) and "missing required dependencies" not in str(error):
-            raise _failed(ref, str(error)) from None
+        pixels: Plane = dataset.pixel_array
+        return pixels if ref.frame is None else pixels[ref.frame]
+    except _DECODER_FAULTS as error:
+        raise _failed(ref, str(error)) from None
+
+
+def _check_syntax(dataset: FileDataset) -> None:
+    syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
         raise PipelineError(
             Code.UNSUPPORTED_TRANSFER_SYNTAX,
             f"no installed plugin decodes {syntax.name} ({syntax})",
-            "install pylibjpeg with pylibjpeg-openjpeg and pylibjpeg-libjpeg, or python-gdcm",
-        ) from None
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError, EOFError) as error:
-        raise _failed(ref, str(error)) from None
+            "install pylibjpeg with pylibjpeg-openjpeg and pylibjpeg-libjpeg, or python-gdcm; "
+            "what none of them reads must be sent in another transfer syntax",
+        )
 
 
 def _failed(ref: SliceRef, message: str) -> PipelineError:

@@ -1,0 +1,88 @@
+"""What tests share: the data collection beside the checkout, the command as a user calls it, small worlds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imaging_pipeline.identity import Keys
+from imaging_pipeline.intake.headers import read_header
+from imaging_pipeline.intake.listing import list_files
+from imaging_pipeline.intake.series import Grouped, group_series
+from imaging_pipeline.settings import Settings, resolve
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data collection; tests that need it skip where it is not beside the checkout."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no data collection at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The sample study of this repository."""
+    return ROOT / "sample_data" / "studies"
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return resolve()
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Callable[..., Finished]:
+    """Runs a module of the package in a process of its own, from another folder than the checkout's."""
+
+    def call(*arguments: object, module: str = "run", env: dict[str, str] | None = None, cwd: Path = ROOT) -> Finished:
+        command = [sys.executable, "-m", f"imaging_pipeline.{module}", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def grouped(settings: Settings) -> Callable[..., Grouped]:
+    """Groups whatever lies below a folder."""
+
+    def group(folder: Path, changed: Settings = settings) -> Grouped:
+        rows = [row for file in list_files(folder) for row in read_header(file)]
+        return group_series([row.plane for row in rows if row.plane is not None], Keys(b"0" * 16), changed)
+
+    return group
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the data collection carries the mark `shared`."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the tests that used the data collection: a suite that skipped them all is not to pass for a full one."""
+    reports = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])]
+    ran = sum("shared" in report.keywords for report in reports)
+    skipped = sum("shared" in report.keywords for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line(f"tests on the shared data collection: {ran} ran, {skipped} skipped")
