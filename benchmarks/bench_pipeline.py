@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.agreement import compare_all
 from benchmarks.copies import Copies, make_copies
-from benchmarks.harness import Row, interleave, parse_options, report, summarise
+from benchmarks.harness import Options, Row, interleave, parse_options, report, summarise
 from benchmarks.measure import ROOT, Command, Measurement
 from imaging_pipeline.records import SeriesResult, Status
 from imaging_pipeline.results.receipt import read_receipts
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         small, large = (_case(n, Path(scratch) / f"{n}_copies") for n in sizes)
         commands = {case.key(system): partial(_command, case, system) for case in (small, large) for system in SYSTEMS}
         runs = interleave(commands, options.repeats or (1 if options.quick else 3))
-        report("bench_pipeline", _rows(small, large, runs), options, _notes())
+        report("bench_pipeline", _rows(small, large, runs), options, _notes(options))
 
 
 def _case(n: int, where: Path) -> Case:
@@ -133,14 +133,15 @@ def _without_network(result: SeriesResult) -> float:
     return sum(value for stage, value in result.stage_seconds.items() if stage not in ("network", "open_model"))
 
 
-def _notes() -> list[str]:
+def _notes(options: Options) -> list[str]:
     digest = hashlib.sha256((BUNDLE / "models" / "model.pt").read_bytes()).hexdigest()
-    return [
+    notes = [
         f"bundle {BUNDLE.name}, weights SHA-256 {digest[:16]}, CPU",
         "seconds_per_series, start_up_seconds: slope and intercept of the line through both numbers of series",
-        "network_seconds, other_stage_seconds: medians over series, from the receipts; tasks beside each other share cores",
+        "network_seconds, other_stage_seconds: medians over series, from the receipts; parallel tasks share the cores",
         "masks are compared with the MONAI script's, both in canonical axes",
     ]
+    return [*notes, "one round on few series: slope and start-up are mostly noise"] if options.quick else notes
 
 
 if __name__ == "__main__":

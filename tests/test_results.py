@@ -124,13 +124,15 @@ def test_a_damaged_index_says_how_to_get_a_new_one(tmp_path: Path) -> None:
         index.commit([result("k2")])
 
 
-def test_delta_opens_with_pandas_and_duckdb(tmp_path: Path) -> None:
+def test_delta_opens_with_pandas_polars_and_duckdb(tmp_path: Path) -> None:
     import duckdb
+    import polars as pl
     from deltalake import DeltaTable
 
     open_index(tmp_path, "delta").commit([result("k1"), result("k2", status=Status.SKIPPED, reason_code="localizer")])
     table = DeltaTable(str(tmp_path / "index"))
     assert sorted(table.to_pandas()["series_key"]) == ["k1", "k2"]
+    assert pl.read_delta(str(tmp_path / "index")).filter(pl.col("status") == "skipped").height == 1
     duckdb.register("rows", table.to_pyarrow_dataset())
     assert duckdb.sql("SELECT reason_code FROM rows WHERE status = 'skipped'").fetchall() == [("localizer",)]
 
