@@ -164,6 +164,5 @@ def test_bins_hold_every_task_once_and_none_is_much_too_heavy(lengths: list[int]
     keys = sorted(int(task.identity.series_key) for members in bins for task in members)
     assert keys == list(range(len(lengths)))
     loads = [sum(task.n_voxels for task in members) for members in bins]
-    ideal = max(sum(lengths) / len(bins), max(lengths))
-    assert max(loads) <= 4 / 3 * ideal + 1
+    assert max(loads) <= sum(lengths) / len(bins) + (1 - 1 / len(bins)) * max(lengths), "Graham's bound"
     assert loads == sorted(loads, reverse=True)
