@@ -33,7 +33,8 @@ class Code(StrEnum):
     # a series that should have worked
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"
     DECODE_FAILED = "decode-failed"
-    TRUNCATED_PIXELS = "truncated-pixels"
+    TRUNCATED_PIXELS = "truncated-pixels"  # the file ends before its pixels do
+    PRECISION_LOSS = "precision-loss"  # compressed to fewer bits than the header promises
     INPUT_VANISHED = "input-vanished"  # a file that was listed is gone or unreadable
     OUT_OF_MEMORY = "out-of-memory"
     GRID_MISMATCH = "grid-mismatch"  # the model's output cannot be put on the native voxels
@@ -53,6 +54,12 @@ class Code(StrEnum):
     MODEL_INVALID = "model-invalid"
     MODEL_UNTRUSTED = "model-untrusted"
     INDEX_DAMAGED = "index-damaged"
+    INDEX_BUSY = "index-busy"  # another run commits to the same index
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a series that intake refuses for it should have worked: damage, rather than another kind of data."""
+        return self is Code.TRUNCATED_PIXELS
 
 
 class PipelineError(Exception):

@@ -12,7 +12,7 @@ from imaging_pipeline.results import layout
 from imaging_pipeline.results.dataset import describe_dataset
 from imaging_pipeline.results.index import open_index
 from imaging_pipeline.results.publish import publish_json
-from imaging_pipeline.results.receipt import read_receipt, says_the_same, write_receipt
+from imaging_pipeline.results.receipt import read_receipt, read_receipts, says_the_same, write_receipt
 
 
 @dataclass(slots=True)
@@ -47,8 +47,9 @@ class Ledger:
         self._job = job
         self._index = open_index(job.out, job.settings.index.format)
         self._indexed = self._index.keys()
-        self._waiting: list[SeriesResult] = []
-        self._committed_at = time.monotonic()
+        self._waiting: list[SeriesResult] = [] if self._indexed else list(read_receipts(job.out))
+        self._indexed |= {(receipt.identity.series_key, receipt.model_name) for receipt in self._waiting}
+        self._commit()
         self._started_at = now()
         describe_dataset(job.out, job.bundle)
         self._write_run({"finished_at": None})

@@ -92,7 +92,7 @@ def process(tasks: Iterable[SeriesTask], job: Job, cores: int | None = None) -> 
 
 def skipped_result(skipped: SkippedSeries, job: Job) -> SeriesResult:
     """The result of a series that intake or selection left out."""
-    result = job.result(skipped.identity, Status.SKIPPED)
+    result = job.result(skipped.identity, Status.FAILED if skipped.code.is_failure else Status.SKIPPED)
     return _closed(result, skipped.code, skipped.message, skipped.hint)
 
 

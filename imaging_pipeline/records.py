@@ -44,8 +44,9 @@ class SkippedFile:
 class SliceHeader:
     """One image plane: a single-frame instance, or one frame of a multi-frame instance.
 
-    Lengths are mm, times ms. `None` stands for an attribute that is absent or cannot be read; an instance that is
-    no image (a structure set, say) has `rows` and `columns` 0.
+    Lengths are mm, times ms. `attributes` holds what selection rules ask for beyond the named fields, keyword to text
+    (several values joined by a backslash). `None` stands for an attribute that is absent or cannot be read; an
+    instance that is no image (a structure set, say) has `rows` and `columns` 0.
     """
 
     path: str
@@ -83,6 +84,7 @@ class SliceHeader:
     temporal_position: int | None
     b_value: float | None
     acquisition_time: str
+    attributes: dict[str, str] = field(default_factory=dict)
     problem_code: Code | None = None
     problem: str = ""
 

@@ -136,7 +136,9 @@ def _plan(studies: Path, job: Job, runner: Runner, tally: Tally, screen: Screen,
 
 def _already_done(task: SeriesTask, job: Job) -> bool:
     key = task.identity.series_key
-    return is_done(job.out, read_receipt(job.out, key, job.model_name), job.fingerprint(task.identity))
+    receipt = read_receipt(job.out, key, job.model_name)
+    wanted = job.fingerprint(task.identity)
+    return is_done(job.out, receipt, wanted, with_image=job.settings.output.save_image)
 
 
 def _execute(plan: Plan, job: Job, runner: Runner, tally: Tally, screen: Screen) -> None:
@@ -150,14 +152,16 @@ def _execute(plan: Plan, job: Job, runner: Runner, tally: Tally, screen: Screen)
     for task in plan.done:
         ledger.keep(task.identity)
     screen.start(len(plan.todo))
+    exit_code = Exit.UNEXPECTED
     try:
         for result in runner.results(list(plan.todo), job) if plan.todo else ():
             tally.results.append(result)
             screen.result(result)
             ledger.record(result)
+        exit_code = _exit_code(tally)
     finally:
         screen.stop()
-        ledger.close(tally, _exit_code(tally))
+        ledger.close(tally, exit_code)
 
 
 @contextlib.contextmanager
@@ -173,7 +177,7 @@ def _runner(job: Job, *, dry_run: bool) -> Iterator[Runner]:
             yield SparkRunner(session)
 
 
-def _exit_code(tally: Tally) -> int:
+def _exit_code(tally: Tally) -> Exit:
     if tally.of(Status.FAILED):
         return Exit.SOME_FAILED
     return Exit.OK if tally.of(Status.DONE) or tally.already_done else Exit.NOTHING_USABLE
@@ -197,6 +201,7 @@ def _log_to(path: Path) -> None:
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().handlers[:] = [handler]
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs a traceback for every plugin that fails
     warnings.simplefilter("once")
 
 

@@ -5,10 +5,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from imaging_pipeline import __version__
 from imaging_pipeline.errors import Code, PipelineError
@@ -19,6 +19,11 @@ DEFAULT_CONFIG = ROOT / "conf" / "default.yaml"
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _off_is_a_word(value: Any) -> Any:
+    """YAML reads `off` as false."""
+    return "off" if value is False else value
 
 
 class IntakeSettings(_Section):
@@ -63,7 +68,9 @@ class ModelSettings(_Section):
 class SegmentSettings(_Section):
     """How the network is run; what it computes is the bundle's business."""
 
-    amp: Literal["auto", "off", "bf16", "fp16"] = Field("auto", description="mixed precision; auto: on CUDA only")
+    amp: Annotated[Literal["auto", "off", "bf16", "fp16"], BeforeValidator(_off_is_a_word)] = Field(
+        "auto", description="mixed precision; auto: on CUDA only"
+    )
     window_batch: int = Field(0, ge=0, description="windows a batch; 0: 2 on CPU (oneDNN needs two), 4 on CUDA")
     threads: int = Field(0, ge=0, description="CPU threads of one task; 0: the cores that the task owns")
 
@@ -101,11 +108,10 @@ class Settings(_Section):
     spark: SparkSettings = SparkSettings()
 
     def voxel_digest(self) -> str:
-        """SHA-256 over the settings (and the package version) that can change a voxel or a file that is written."""
+        """SHA-256 over the settings (and the package version) that can change a voxel."""
         relevant = {
             "version": __version__,
             "geometry": self.geometry.model_dump(mode="json"),
-            "output": self.output.model_dump(mode="json"),
             "amp": self.segment.amp,
         }
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+from py4j.protocol import Py4JError
 from pyspark import TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -59,6 +60,7 @@ def open_session(settings: Settings, log: Path) -> Iterator[SparkSession]:
         yield session
     finally:
         session.stop()
+        _log4j(log).unlink(missing_ok=True)
 
 
 class SparkRunner:
@@ -137,7 +139,7 @@ class _SparkJob(threading.Thread):
         """Run the job to its end."""
         try:
             self._frame.toArrow()
-        except PySparkException as error:
+        except (PySparkException, Py4JError) as error:
             self.failure = _first_lines(error)
             logging.getLogger(__name__).exception("Spark gave up")
 
@@ -179,12 +181,17 @@ def _start(settings: Settings, log: Path) -> SparkSession:
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     os.environ.setdefault("SPARK_WORKER_DIR", tempfile.mkdtemp(prefix="imaging-pipeline-workers-"))
     os.environ.setdefault("LC_ALL", "C.UTF-8")  # else the JVM cannot name files beyond ASCII
-    log4j = log.with_suffix(".log4j2.properties")
+    log4j = _log4j(log)
     log4j.write_text(_LOG4J.format(log=log), encoding="utf-8")
     for key, value in {**_properties(settings, log4j), **settings.spark.conf}.items():
         builder = builder.config(key, value)
     with _spark_errors("starting the session"), _standard_error_to(log):
         return builder.getOrCreate()
+
+
+def _log4j(log: Path) -> Path:
+    """The JVM reads from here where its log goes."""
+    return log.with_suffix(".log4j2.properties")
 
 
 def _properties(settings: Settings, log4j: Path) -> dict[str, str]:
@@ -234,7 +241,7 @@ def _standard_error_to(log: Path) -> Iterator[None]:
 def _spark_errors(doing: str) -> Iterator[None]:
     try:
         yield
-    except (PySparkException, RuntimeError) as error:
+    except (PySparkException, Py4JError, RuntimeError) as error:
         raise PipelineError(
             Code.SPARK_FAILED, f"{doing}: {_first_lines(error)}", "see the run's Spark log; --no-spark works without"
         ) from None

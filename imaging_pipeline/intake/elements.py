@@ -28,6 +28,7 @@ _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 _SHORT_VRS = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # PS3.5 table 7.1-2
 )
+_NUMBER_FORMATS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
 
@@ -44,12 +45,16 @@ class Elements:
         transfer_syntax_uid: (0002,0010), or Implicit VR Little Endian where there is no file meta information.
         pixel_bytes: Declared length of the pixel data; None without pixel data, -1 where it is encapsulated.
         pixel_bytes_present: Bytes of the file behind the start of the pixel data.
+        pixel_tag: Which element holds the pixels: integers, float or double.
+        pixel_offset: Byte of the file at which the pixel data start.
     """
 
     transfer_syntax_uid: str = IMPLICIT_LITTLE
     values: dict[int, bytes] = field(default_factory=dict)
     pixel_bytes: int | None = None
     pixel_bytes_present: int = 0
+    pixel_tag: int = 0
+    pixel_offset: int = 0
 
     def text(self, tag: int) -> str:
         """Value of a text element, padding stripped; empty where absent."""
@@ -89,6 +94,18 @@ class Elements:
         raw = self.values.get(tag, b"")
         big = self.transfer_syntax_uid == EXPLICIT_BIG
         return int.from_bytes(raw[:2], "big" if big else "little") if len(raw) >= 2 else 0
+
+    def in_words(self, tag: int) -> str:
+        """Value of any element that is no sequence, as text by its dictionary VR; several joined by a backslash."""
+        from pydicom.datadict import dictionary_VR
+
+        code = _NUMBER_FORMATS.get(dictionary_VR(tag)[:2])
+        if code is None:
+            return self.text(tag)
+        raw = self.values.get(tag, b"")
+        order = ">" if self.transfer_syntax_uid == EXPLICIT_BIG else "<"
+        count = len(raw) // struct.calcsize(code)
+        return "\\".join(map(str, struct.unpack_from(f"{order}{count}{code}", raw)))
 
     def double(self, tag: int) -> float | None:
         """Value of a 64-bit float element (FD); None where absent or damaged."""
@@ -237,6 +254,7 @@ def _read_dataset(walker: _Walker, offset: int, elements: Elements, wanted: froz
         if tag in _PIXEL_TAGS:
             elements.pixel_bytes = -1 if length == _UNDEFINED else length
             elements.pixel_bytes_present = max(0, size - start)
+            elements.pixel_tag, elements.pixel_offset = tag, start
             return
         if length == _UNDEFINED:
             if tag in wanted:

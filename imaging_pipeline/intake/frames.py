@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import fsspec
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -13,6 +12,7 @@ from pydicom.errors import InvalidDicomError
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.elements import Elements
 from imaging_pipeline.records import FileRef, SliceHeader
+from imaging_pipeline.sources import open_source
 
 _SHARED_GROUPS = 0x52009229
 
@@ -68,7 +68,7 @@ def _raw_value(vr: str, value: Any) -> bytes:
 
 def _read(file: FileRef) -> Dataset:
     try:
-        with fsspec.open(file.path, "rb") as stream:
+        with open_source(file.path) as stream:
             return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
     except OSError:
         raise

@@ -1,14 +1,15 @@
 """The header of one file: a plane for each image in it, or the reason why there is none."""
 
-from collections.abc import Iterator
-from typing import BinaryIO, cast
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
-import fsspec
+from pydicom.datadict import tag_for_keyword
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicomError, read_elements
 from imaging_pipeline.intake.frames import has_functional_groups, read_deflated, read_frames
 from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile, SliceHeader
+from imaging_pipeline.sources import open_source
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -52,18 +53,27 @@ _WANTED = frozenset(
 )
 
 
-def read_header(file: FileRef) -> Iterator[HeaderRow]:
+def read_header(file: FileRef, keywords: Collection[str] = ()) -> Iterator[HeaderRow]:
     """Read the attributes that intake needs of one file, never its pixels.
 
     A file of several frames gives a row for each. Whatever is wrong with the file is in the row: nothing is raised.
+
+    Args:
+        file: The file.
+        keywords: DICOM keywords of further attributes that go into `SliceHeader.attributes`.
     """
     if file.size_bytes == 0:
         yield _skipped(file, Code.EMPTY_FILE, "zero bytes")
         return
     try:
-        with _open(file.path) as stream:
-            elements = read_elements(stream, file.size_bytes, _WANTED)
-            planes = list(_planes(file, elements))
+        with open_source(file.path) as stream:
+            tags = {keyword: tag_for_keyword(keyword) or 0 for keyword in keywords}
+            wanted = _WANTED.union(tags.values())
+            elements = read_elements(stream, file.size_bytes, wanted)
+            if elements.transfer_syntax_uid == DEFLATED:
+                elements = read_deflated(file, wanted)
+            attributes = {keyword: elements.in_words(tag) for keyword, tag in tags.items() if tag in elements.values}
+            planes = list(_planes(file, elements, attributes))
     except NotDicomError:
         yield _skipped(file, Code.NOT_DICOM, "no DICOM preamble, and the first bytes are no data element")
     except PipelineError as error:
@@ -74,22 +84,14 @@ def read_header(file: FileRef) -> Iterator[HeaderRow]:
         yield from planes
 
 
-def _open(path: str) -> BinaryIO:
-    if "://" in path:
-        return cast(BinaryIO, fsspec.open(path, "rb").open())
-    return open(path, "rb")
-
-
-def _planes(file: FileRef, elements: Elements) -> Iterator[HeaderRow]:
-    if elements.transfer_syntax_uid == DEFLATED:
-        elements = read_deflated(file, _WANTED)
+def _planes(file: FileRef, elements: Elements, attributes: dict[str, str]) -> Iterator[HeaderRow]:
     if MEDIA_DIRECTORY in (elements.text(0x00020002), elements.text(0x00080016)):
         yield _skipped(file, Code.DICOMDIR, "a media directory; the instances are found without it")
         return
     if not elements.text(0x00080016) and not elements.text(0x00020002) and elements.pixel_bytes is None:
         yield _skipped(file, Code.DAMAGED_HEADER, "neither a SOP Class UID (0008,0016) nor pixel data")
         return
-    plane = _plane(file, elements)
+    plane = replace(_plane(file, elements), attributes=attributes)
     if has_functional_groups(elements):
         for frame in read_frames(file, plane):
             yield HeaderRow(plane=frame)

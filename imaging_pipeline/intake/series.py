@@ -28,11 +28,13 @@ class Grouped:
 
     Attributes:
         tasks: Series that are volumes.
+        heads: Series key to a header of each task, for selection.
         skipped: Series that are not, and why.
         n_duplicates: Second copies of an instance that were left out.
     """
 
     tasks: tuple[SeriesTask, ...]
+    heads: dict[str, SliceHeader]
     skipped: tuple[SkippedSeries, ...]
     n_duplicates: int
 
@@ -47,15 +49,17 @@ def group_series(planes: Iterable[SliceHeader], keys: Keys, settings: Settings) 
     """
     unique, n_duplicates = _without_copies(planes)
     tasks: list[SeriesTask] = []
+    heads: dict[str, SliceHeader] = {}
     skipped: list[SkippedSeries] = []
     for name, members in sorted(_by_series(unique).items()):
         for stack, part in enumerate(_stacks(members, settings)):
             item = _task_or_skip(part, _identify(name, stack, part, keys, settings), settings)
             if isinstance(item, SeriesTask):
                 tasks.append(item)
+                heads[item.identity.series_key] = part[0]
             else:
                 skipped.append(item)
-    return Grouped(tuple(tasks), tuple(skipped), n_duplicates)
+    return Grouped(tuple(tasks), heads, tuple(skipped), n_duplicates)
 
 
 def _without_copies(planes: Iterable[SliceHeader]) -> tuple[list[SliceHeader], int]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import SeriesResult
@@ -78,7 +78,13 @@ class _DeltaIndex:
             match = " AND ".join(f"old.{column} = new.{column}" for column in _KEY)
             merge = table.merge(rows, match, source_alias="new", target_alias="old", merge_schema=True)
             merge.when_matched_update_all().when_not_matched_insert_all().execute()
-        except DeltaError as error:
+        except CommitFailedError:
+            raise PipelineError(
+                Code.INDEX_BUSY,
+                f"{self._folder}: another process has changed it at the same moment",
+                "let one run at a time work on a RESULTS; run again and the rows follow from the receipts",
+            ) from None
+        except (DeltaError, OSError) as error:
             raise _damaged(self._folder, error) from None
 
     def keys(self) -> set[tuple[str, str]]:
@@ -87,7 +93,7 @@ class _DeltaIndex:
     def read(self) -> pa.Table:
         try:
             return pa.table(DeltaTable(str(self._folder)).to_pyarrow_table())
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
             raise _damaged(self._folder, error) from None
 
 

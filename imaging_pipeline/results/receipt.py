@@ -72,12 +72,20 @@ def fingerprint(identity: SeriesIdentity, model_digest: str, settings: Settings)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def is_done(out: Path, receipt: SeriesResult | None, fingerprint: str) -> bool:
-    """Whether a series needs no work: done, of the same fingerprint, and every output as it was written."""
+def is_done(out: Path, receipt: SeriesResult | None, fingerprint: str, *, with_image: bool = False) -> bool:
+    """Whether a series needs no work: done, of the same fingerprint, and every output as it was written.
+
+    Args:
+        out: RESULTS.
+        receipt: The receipt of the series, if there is one.
+        fingerprint: What it must have been made from.
+        with_image: The volume itself is wanted too.
+    """
     return (
         receipt is not None
         and receipt.status is Status.DONE
         and receipt.fingerprint == fingerprint
+        and (not with_image or receipt.image_path != "")
         and all(digest_of(out / path) == digest for path, digest in receipt.output_digests.items())
     )
 

@@ -85,7 +85,8 @@ def _find(model: str, settings: ModelSettings) -> Path:
         raise PipelineError(
             Code.MODEL_UNTRUSTED,
             f"{path} lies under none of models.trusted_dirs",
-            f"a bundle is code: if you trust it, add --set 'models.trusted_dirs=[{path.parent}]'",
+            "a bundle is code: if you trust it, add "
+            f"--set 'models.trusted_dirs=[{', '.join(map(str, (*settings.trusted_dirs, path.parent)))}]'",
         )
     return path
 

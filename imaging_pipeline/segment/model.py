@@ -96,10 +96,17 @@ def _is_one_of(step: Any, names: frozenset[str]) -> bool:
 
 def _network(parser: ConfigParser, weights: Path, device: torch.device) -> torch.nn.Module:
     network: torch.nn.Module = parser.get_parsed_content("network_def")
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    network.load_state_dict(_state(weights))
     network = network.eval().requires_grad_(False)
     on_device: torch.nn.Module = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return on_device
+
+
+def _state(weights: Path) -> Any:
+    try:
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):  # torch's own message advises to trust the file
+        raise ValueError(f"{weights.name} holds no plain tensors: damaged, or a pickle of code") from None
 
 
 def _invalid(bundle: Bundle, error: Exception) -> PipelineError:
