@@ -73,8 +73,9 @@ class Screen:
         finished = set(done)
         for task in tasks:
             again = "already done" if task.identity.series_key in finished else "taken"
-            size = f"{task.columns} x {task.rows} x {len(task.slices)}"
-            table.add_row(*_cells(task.identity), escape("; ".join((f"{again}: {size}", *task.notes))))
+            size = f"{task.columns} x {task.rows} x {task.depth}, geometry {task.verdict}"
+            notes = [f"{finding.code}: {finding.message}" for finding in task.findings]
+            table.add_row(*_cells(task.identity), escape("; ".join((f"{again}: {size}", *notes))))
         for item in skipped:
             table.add_row(*_cells(item.identity), escape(f"skipped: {item.code}: {item.message}"))
         self._console.print(table)

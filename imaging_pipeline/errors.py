@@ -25,10 +25,22 @@ class Code(StrEnum):
     MISSING_GEOMETRY = "missing-geometry"  # position, orientation or pixel spacing absent or damaged
     TOO_FEW_SLICES = "too-few-slices"
     DUPLICATE_POSITIONS = "duplicate-positions"  # several slices at one place that nothing tells apart
+    TIME_SERIES = "time-series"  # several volumes at one place: time points, echoes, b-values
+    MOSAIC = "mosaic"  # all slices of a volume tiled into one picture
+    DERIVED = "derived"  # reformatted or computed from another series
+    DAMAGED_DECIMALS = "damaged-decimals"  # numbers of the geometry that are longer than allowed, or no numbers
+    NOT_SETTLED = "not-settled"  # files are still being written
     MISSING_SLICES = "missing-slices"  # gaps of a whole multiple of the slice distance
     VARIABLE_SPACING = "variable-spacing"  # distances between slices that no single number describes
     TOO_LARGE = "too-large"  # more voxels or bytes than the settings allow
     NOT_SELECTED = "not-selected"  # a volume, but not one that this model takes
+
+    # what a volume may have and still be right
+    GANTRY_TILT = "gantry-tilt"  # slices step aside as they step on: the affine is sheared
+    NON_SQUARE_PIXELS = "non-square-pixels"
+    MULTI_FRAME = "multi-frame"  # slices are frames of an Enhanced instance
+    SPLIT_STACK = "split-stack"  # one series held several volumes; this is one of them
+    MISSING_UID = "missing-uid"  # grouped without a Series Instance UID
 
     # a series that should have worked
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"

@@ -93,12 +93,13 @@ def process(tasks: Iterable[SeriesTask], job: Job, cores: int | None = None) -> 
 def skipped_result(skipped: SkippedSeries, job: Job) -> SeriesResult:
     """The result of a series that intake or selection left out."""
     result = job.result(skipped.identity, Status.FAILED if skipped.code.is_failure else Status.SKIPPED)
+    result = replace(result, geometry_verdict=skipped.verdict, findings=skipped.findings)
     return _closed(result, skipped.code, skipped.message, skipped.hint)
 
 
 def crashed_result(task: SeriesTask, job: Job, cause: str) -> SeriesResult:
     """The result of a series whose worker never came back."""
-    result = replace(job.result(task.identity, Status.FAILED), notes=task.notes)
+    result = replace(job.result(task.identity, Status.FAILED), geometry_verdict=task.verdict, findings=task.findings)
     hint = "see the run's log; more memory for the task or --device cpu may help"
     return _closed(result, Code.WORKER_CRASH, f"the process that worked on it ended: {cause}", hint)
 
@@ -120,7 +121,8 @@ class _Chain:
         """One series to its receipt."""
         reset_peak_rss()
         self.seconds = {}
-        result = replace(self.job.result(task.identity, Status.FAILED), notes=task.notes, attempt=attempt)
+        result = replace(self.job.result(task.identity, Status.FAILED), attempt=attempt)
+        result = replace(result, geometry_verdict=task.verdict, findings=task.findings)
         try:
             result = self._work(task, result)
         except PipelineError as error:

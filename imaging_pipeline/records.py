@@ -16,6 +16,26 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+class GeometryVerdict(StrEnum):
+    """What became of a series' geometry.
+
+    OK: a regular grid as it stands. REPAIRED: a regular grid after something was filled in, left out or assumed, which
+    the findings name. REJECTED: no volume.
+    """
+
+    OK = "OK"
+    REPAIRED = "REPAIRED"
+    REJECTED = "REJECTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something about a series' geometry that a reader of the index should know, with its numbers."""
+
+    code: Code
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRef:
     """A file as the listing saw it.
@@ -46,7 +66,8 @@ class SliceHeader:
 
     Lengths are mm, times ms. `attributes` holds what selection rules ask for beyond the named fields, keyword to text
     (several values joined by a backslash). `None` stands for an attribute that is absent or cannot be read; an
-    instance that is no image (a structure set, say) has `rows` and `columns` 0.
+    instance that is no image (a structure set, say) has `rows` and `columns` 0. `overlong` and `damaged` name
+    attributes of the geometry whose decimal strings break DICOM's rules but are numbers, or are none.
     """
 
     path: str
@@ -84,6 +105,11 @@ class SliceHeader:
     temporal_position: int | None
     b_value: float | None
     acquisition_time: str
+    stack_id: str = ""
+    concatenation_uid: str = ""
+    has_modality_lut: bool = False
+    overlong: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
     attributes: dict[str, str] = field(default_factory=dict)
     problem_code: Code | None = None
     problem: str = ""
@@ -107,6 +133,7 @@ class SliceRef:
         position_mm: Image Position (Patient) (0020,0032), LPS.
         slope: Rescale Slope (0028,1053); 1 where absent.
         intercept: Rescale Intercept (0028,1052); 0 where absent.
+        has_modality_lut: Values follow from a Modality LUT Sequence (0028,3000) instead.
     """
 
     path: str
@@ -114,6 +141,20 @@ class SliceRef:
     position_mm: Vector
     slope: float
     intercept: float
+    has_modality_lut: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend:
+    """How one slice of a repaired volume is made: between a slice that was read and the next.
+
+    Attributes:
+        lower: Index of the slice below.
+        weight: Share of the slice above it, 0 to 1; 0 is the slice below itself, untouched.
+    """
+
+    lower: int
+    weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +197,9 @@ class SeriesTask:
         step_mm: Vector from one slice to the next, LPS; not along the normal for a tilted gantry.
         photometric: Photometric Interpretation (0028,0004).
         size_bytes: Bytes to read.
-        notes: What is unusual about its geometry, in words with numbers.
+        blends: One a slice of the volume where slices are filled in; empty where the volume is the slices as read.
+        verdict: OK or REPAIRED.
+        findings: What is unusual about its geometry.
     """
 
     identity: SeriesIdentity
@@ -168,12 +211,19 @@ class SeriesTask:
     step_mm: Vector
     photometric: str
     size_bytes: int
-    notes: tuple[str, ...] = ()
+    blends: tuple[Blend, ...] = ()
+    verdict: GeometryVerdict = GeometryVerdict.OK
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """Slices of the volume."""
+        return len(self.blends) or len(self.slices)
 
     @property
     def n_voxels(self) -> int:
         """Voxels of the volume."""
-        return self.rows * self.columns * len(self.slices)
+        return self.rows * self.columns * self.depth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +234,8 @@ class SkippedSeries:
     code: Code
     message: str
     hint: str
+    verdict: GeometryVerdict = GeometryVerdict.REJECTED
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +245,8 @@ class SeriesResult:
     Attributes:
         status: done, skipped or failed.
         reason_code: Empty for a done series.
+        geometry_verdict: Whether the geometry is right as it stands, was repaired, or is no volume's.
+        findings: What is unusual about the geometry.
         image_path: Relative to RESULTS; empty where no image was written.
         mask_path: Relative to RESULTS; empty where no mask was written.
         fingerprint: Inputs, model, settings that can change a voxel, and package version in one digest.
@@ -208,6 +262,8 @@ class SeriesResult:
     reason_code: str = ""
     message: str = ""
     hint: str = ""
+    geometry_verdict: GeometryVerdict = GeometryVerdict.OK
+    findings: tuple[Finding, ...] = ()
     image_path: str = ""
     mask_path: str = ""
     model_name: str = ""
@@ -219,7 +275,6 @@ class SeriesResult:
     spacing_mm: tuple[float, ...] = ()
     volumes_ml: dict[str, float] = field(default_factory=dict)
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
     peak_rss_mb: float = 0.0
     peak_device_mb: float = 0.0
     device: str = ""

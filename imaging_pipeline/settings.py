@@ -30,6 +30,7 @@ class IntakeSettings(_Section):
     """Which files and series are looked at."""
 
     min_slices: int = Field(3, ge=2, description="fewer planes than this are no volume")
+    settle_seconds: float = Field(0.0, ge=0, description="a series with a younger file is left for the next run")
     max_voxels: int = Field(2**31, ge=1, description="larger volumes are refused before memory is taken")
     files_per_partition: int = Field(400, ge=1, description="header tasks of about this many files")
 
@@ -38,8 +39,16 @@ class GeometrySettings(_Section):
     """When a stack of planes counts as one regular grid."""
 
     spacing_tolerance: float = Field(
-        0.02, gt=0, lt=0.5, description="largest distance of a slice from the regular grid, as a share of the spacing"
+        0.02, gt=0, lt=0.5, description="largest distance of a slice from the regular grid, in voxels"
     )
+    missing_slices: Literal["reject", "interpolate"] = Field("reject", description="gaps of whole slices")
+    variable_spacing: Literal["reject", "interpolate"] = Field("reject", description="uneven distances of slices")
+    duplicate_positions: Literal["reject", "first"] = Field(
+        "reject", description="copies of a position that nothing tells apart; first keeps the lowest Instance Number"
+    )
+    time_series: Literal["split", "reject"] = Field("split", description="several volumes under one series")
+    derived: Literal["accept", "reject"] = Field("accept", description="reformats and computed images (Image Type)")
+    max_filled_share: float = Field(0.25, gt=0, le=1, description="share of slices that interpolation may fill in")
 
 
 class OutputSettings(_Section):

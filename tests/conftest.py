@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from imaging_pipeline.identity import Keys
 from imaging_pipeline.intake.headers import read_header
 from imaging_pipeline.intake.listing import list_files
 from imaging_pipeline.intake.series import Grouped, group_series
 from imaging_pipeline.settings import Settings, resolve
+
+hypothesis_settings.register_profile("ours", deadline=None)  # this machine may be busy with other things
+hypothesis_settings.load_profile("ours")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

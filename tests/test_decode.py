@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.series import Grouped
+from imaging_pipeline.records import GeometryVerdict
+from imaging_pipeline.settings import Settings
 from imaging_pipeline.volume import Volume
 from imaging_pipeline.volume.decode import decode
+from imaging_pipeline.volume.pixels import open_pixels
 from sample_data.phantom import CtSpec, Marker, WrittenSeries, write_ct, write_enhanced_ct
 
 SPEC = CtSpec(shape=(38, 34, 6), spacing_mm=(2.0, 3.0, 4.0), origin_mm=(11.0, -22.5, 33.0))
@@ -135,6 +138,161 @@ def test_six_real_series_equal_their_references(shared: Path, grouped: Group) ->
         np.testing.assert_allclose(volume.affine, reference.affine, atol=1e-6)
         tolerance = 0 if all(ref.slope == 1 for ref in task.slices) else task.slices[0].slope / 2
         np.testing.assert_allclose(volume.array, reference.get_fdata(), atol=tolerance)
+
+
+def with_policy(settings: Settings, **geometry: object) -> Settings:
+    return settings.model_copy(update={"geometry": settings.geometry.model_copy(update=geometry)})
+
+
+@pytest.mark.parametrize("tilt_deg", [0, 12])
+def test_missing_slices_are_filled_in_only_on_demand_and_the_others_left_as_they_are(
+    tilt_deg: float, tmp_path: Path, grouped: Group, settings: Settings
+) -> None:
+    spec = dataclasses.replace(SPEC, shape=(38, 34, 14), tilt_deg=tilt_deg, missing=(4, 9, 10))
+    written = write_ct(spec, tmp_path)
+    (task,) = grouped(tmp_path, with_policy(settings, missing_slices="interpolate")).tasks
+    assert task.verdict is GeometryVerdict.REPAIRED
+    assert "3 of 14 slices interpolated" in task.findings[0].message
+    truth, volume = written.canonical(), decode(task)
+    np.testing.assert_allclose(volume.affine, truth.affine, atol=1e-4)
+    values = truth.get_fdata()
+    kept = [k for k in range(14) if k not in (4, 9, 10)]
+    np.testing.assert_array_equal(volume.array[..., kept], values[..., kept])
+    between = values[..., 8] + (values[..., 11] - values[..., 8]) / 3
+    np.testing.assert_allclose(volume.array[..., 9], between, atol=0.51)
+
+
+def test_interpolation_that_would_invent_too_much_is_refused(
+    tmp_path: Path, grouped: Group, settings: Settings
+) -> None:
+    write_ct(dataclasses.replace(SPEC, shape=(38, 34, 12), missing=(3, 5, 7, 9)), tmp_path)
+    (series,) = grouped(tmp_path, with_policy(settings, missing_slices="interpolate")).skipped
+    assert series.code is Code.MISSING_SLICES
+
+
+def test_uneven_slices_are_resampled_on_demand(tmp_path: Path, grouped: Group, settings: Settings) -> None:
+    def shift(ds: pydicom.Dataset, k: int) -> None:
+        x, y, z = ds.ImagePositionPatient
+        ds.ImagePositionPatient = [x, y, z + (1.4 if k == 5 else 0)]
+
+    write_ct(dataclasses.replace(SPEC, shape=(38, 34, 12), edit=shift), tmp_path)
+    (task,) = grouped(tmp_path, with_policy(settings, variable_spacing="interpolate")).tasks
+    assert task.depth == 12
+    assert [blend.weight > 0 for blend in task.blends].count(True) == 1
+    assert decode(task).shape[2] == 12
+
+
+@pytest.mark.parametrize(
+    ("bits_allocated", "bits_stored", "signed"),
+    [(8, 8, 0), (16, 12, 0), (16, 12, 1), (16, 16, 0), (32, 32, 0), (32, 24, 1)],
+)
+def test_every_depth_and_sign_reads_what_was_stored(
+    bits_allocated: int, bits_stored: int, signed: int, tmp_path: Path, grouped: Group
+) -> None:
+    low, high = (-(2 ** (bits_stored - 1)), 2 ** (bits_stored - 1)) if signed else (0, 2**bits_stored)
+    truth = np.random.default_rng(bits_stored).integers(low, high, (6, 38, 34))
+    rubbish = 0x5 << bits_stored if bits_stored < bits_allocated else 0  # an overlay of old
+
+    def store(ds: pydicom.Dataset, k: int) -> None:
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits_allocated, bits_stored, bits_stored - 1
+        ds.PixelRepresentation = signed
+        stored = (truth[k] & (2**bits_stored - 1)) | rubbish
+        ds.PixelData = stored.astype(f"<u{bits_allocated // 8}").tobytes()
+        ds["PixelData"].VR = "OW"
+
+    write_ct(dataclasses.replace(SPEC, modality="MR", edit=store), tmp_path)
+    volume = only_volume(tmp_path, grouped)
+    expected = np.flip(truth.transpose(2, 1, 0), (0, 1))  # LPS axes to RAS axes
+    np.testing.assert_array_equal(volume.array, expected)
+
+
+@pytest.mark.parametrize(("keyword", "dtype"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
+def test_float_pixels_stay_float(keyword: str, dtype: str, tmp_path: Path, grouped: Group) -> None:
+    truth = np.random.default_rng(0).normal(0, 1e-3, (6, 38, 34))
+
+    def store(ds: pydicom.Dataset, k: int) -> None:
+        del ds.PixelData
+        setattr(ds, keyword, truth[k].astype(dtype).tobytes())
+
+    write_ct(dataclasses.replace(SPEC, modality="MR", edit=store), tmp_path)
+    volume = only_volume(tmp_path, grouped)
+    assert volume.array.dtype == np.float32
+    np.testing.assert_allclose(volume.array, np.flip(truth.transpose(2, 1, 0), (0, 1)), rtol=1e-6)
+
+
+def test_a_modality_lut_is_looked_up(tmp_path: Path, grouped: Group) -> None:
+    def store(ds: pydicom.Dataset, k: int) -> None:
+        ds.PixelData = (np.arange(38 * 34).reshape(38, 34) % 4).astype("<u2").tobytes()
+        table = pydicom.Dataset()
+        table.add_new("LUTDescriptor", "US", [4, 0, 16])
+        table.add_new("LUTData", "US", [100, 20, 3000, 4])
+        table.ModalityLUTType = "US"
+        ds.ModalityLUTSequence = [table]
+
+    write_ct(dataclasses.replace(SPEC, modality="MR", edit=store), tmp_path)
+    assert set(np.unique(only_volume(tmp_path, grouped).array)) == {100, 20, 3000, 4}
+
+
+def test_monochrome1_is_a_matter_of_display(tmp_path: Path, grouped: Group) -> None:
+    written = write_ct(dataclasses.replace(SPEC, extra={"PhotometricInterpretation": "MONOCHROME1"}), tmp_path)
+    assert_same(only_volume(tmp_path, grouped), written)
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.JPEG2000Lossless, pydicom.uid.JPEGLSLossless, pydicom.uid.RLELossless])
+def test_compressed_pixels_that_were_cut_off_are_refused(syntax: str, tmp_path: Path, grouped: Group) -> None:
+    written = write_ct(dataclasses.replace(SPEC, transfer_syntax=syntax), tmp_path)
+    content = written.paths[1].read_bytes()
+    written.paths[1].write_bytes(content[: len(content) * 3 // 4])
+    (task,) = grouped(tmp_path).tasks
+    with pytest.raises(PipelineError, match="slice 2 of 6") as refused:
+        decode(task)
+    assert refused.value.code is Code.TRUNCATED_PIXELS
+
+
+def test_eight_bit_jpeg_of_twelve_bit_pixels_is_refused(shared: Path, tmp_path: Path, grouped: Group) -> None:
+    (source,) = (shared / "data" / "dicom" / "ct_transfer_syntaxes" / "dicom").glob("*4.51.dcm")
+    for k in range(4):
+        ds = pydicom.dcmread(source)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{k}"
+        ds.ImagePositionPatient = [0, 0, k]
+        ds.save_as(tmp_path / str(k))
+    (task,) = grouped(tmp_path).tasks
+    with pytest.raises(PipelineError, match="8 bits a pixel, the header says 12") as refused:
+        decode(task)
+    assert refused.value.code is Code.PRECISION_LOSS
+
+
+def test_a_ct_in_8_bit_jpeg_is_refused_before_it_is_decoded(tmp_path: Path, grouped: Group) -> None:
+    for path in write_ct(SPEC, tmp_path).paths:
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+        ds.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+        ds.save_as(path)
+    (series,) = grouped(tmp_path).skipped
+    assert series.code is Code.PRECISION_LOSS
+
+
+def test_every_syntax_of_one_real_slice_gives_the_uncompressed_values(
+    shared: Path, tmp_path: Path, grouped: Group
+) -> None:
+    folder = shared / "data" / "dicom" / "ct_transfer_syntaxes" / "dicom"
+    truth = pydicom.dcmread(folder / "CTImage.dcm").pixel_array
+    outcomes = {}
+    for source in folder.glob("*.dcm"):
+        syntax = str(pydicom.dcmread(source, stop_before_pixels=True).file_meta.TransferSyntaxUID)
+        try:
+            outcomes[syntax] = np.abs(open_pixels(str(source)).plane(None).astype(int) - truth).max()
+        except PipelineError as error:
+            outcomes[syntax] = error.code
+    jpeg = "1.2.840.10008.1.2.4."
+    lossless = ["1.2.840.10008.1.2", *(f"1.2.840.10008.1.2.{n}" for n in ("1", "2", "1.99", "5"))]
+    lossless += [f"{jpeg}{n}" for n in (57, 70, 80, 90)]
+    assert {syntax: outcomes[syntax] for syntax in lossless} == dict.fromkeys(lossless, 0)
+    assert outcomes[f"{jpeg}81"] <= 1
+    assert outcomes[f"{jpeg}91"] <= 5
+    assert outcomes[f"{jpeg}51"] is Code.PRECISION_LOSS
+    for unread in (53, 55):
+        assert outcomes[f"{jpeg}{unread}"] is Code.UNSUPPORTED_TRANSFER_SYNTAX
 
 
 def test_a_file_that_vanished_and_one_that_changed_are_told_apart(tmp_path: Path, grouped: Group) -> None:

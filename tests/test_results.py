@@ -51,7 +51,7 @@ def test_a_task_survives_its_way_through_arrow_and_back() -> None:
     ref = SliceRef(path="a", frame=None, position_mm=(1.0, 2.0, 3.5), slope=1.0, intercept=-1024.0)
     task = SeriesTask(
         identity=identity(), slices=(ref, ref), rows=3, columns=4, orientation=(1.0, 0, 0, 0, 1.0, 0),
-        pixel_spacing_mm=(0.5, 0.7), step_mm=(0.0, 0.1, 2.0), photometric="MONOCHROME2", size_bytes=7, notes=("n",),
+        pixel_spacing_mm=(0.5, 0.7), step_mm=(0.0, 0.1, 2.0), photometric="MONOCHROME2", size_bytes=7,
     )  # fmt: skip
     assert from_batch(SeriesTask, to_batch(SeriesTask, [task])) == [task]
     assert schema_of(SeriesTask).field("slices").type.value_type.field("frame").type == pa.int64()

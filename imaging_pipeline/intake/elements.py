@@ -19,6 +19,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 CHUNK_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 26
 """A header longer than 64 MiB is taken for damaged; the largest seen in the field are a few MiB."""
+MAX_DECIMAL_LENGTH = 16
 MAX_DEPTH = 32
 """Nesting of sequences beyond this is taken for an attack; the standard's own modules nest 6 deep."""
 
@@ -75,6 +76,14 @@ class Elements:
         except (KeyError, ValueError):
             return None
         return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+
+    def is_overlong(self, tag: int) -> bool:
+        """Whether a value of a decimal string is longer than the 16 characters that PS3.5 table 6.2-1 allows."""
+        return any(len(part.strip(b" \0")) > MAX_DECIMAL_LENGTH for part in self.values.get(tag, b"").split(b"\\"))
+
+    def is_no_number(self, tag: int, count: int) -> bool:
+        """Whether a decimal string has a value that is not `count` finite numbers."""
+        return bool(self.values.get(tag, b"").strip(b" \0")) and self.floats(tag, count) is None
 
     def number(self, tag: int) -> float | None:
         """The first number of a decimal string; None where absent or damaged."""

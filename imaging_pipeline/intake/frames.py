@@ -1,7 +1,7 @@
 """Frames of Enhanced multi-frame instances, from their functional groups (DICOM PS3.3 section C.7.6.16)."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -99,9 +99,24 @@ def _frame(instance: SliceHeader, number: int, own: Dataset, shared: Dataset) ->
         intercept=_number(find(rescale, "RescaleIntercept")),
         echo_time_ms=_number(find("MREchoSequence", "EffectiveEchoTime")),
         trigger_time_ms=_number(find("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")),
-        temporal_position=find("FrameContentSequence", "TemporalPositionIndex"),
+        temporal_position=_integer(find("FrameContentSequence", "TemporalPositionIndex")),
+        stack_id=str(find("FrameContentSequence", "StackID") or ""),
+        image_type=_frame_type(find) or instance.image_type,
         b_value=_number(find("MRDiffusionSequence", "DiffusionBValue")),
     )
+
+
+def _frame_type(find: Callable[[str, str], Any]) -> tuple[str, ...]:
+    """Frame Type (0008,9007) of whichever modality the instance is."""
+    for modality in ("MR", "CT", "PET"):
+        found = find(f"{modality}ImageFrameTypeSequence" if modality != "PET" else "PETFrameTypeSequence", "FrameType")
+        if found:
+            return tuple(found)
+    return ()
+
+
+def _integer(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def _floats(value: Any) -> tuple[float, ...] | None:

@@ -47,6 +47,7 @@ _WANTED = frozenset(
         0x00280030,  # Pixel Spacing
         0x00280100,  # Bits Allocated
         0x00281052,  # Rescale Intercept
+        0x00283000,  # Modality LUT Sequence
         0x00281053,  # Rescale Slope
         0x52009229,  # Shared Functional Groups Sequence
     )
@@ -138,9 +139,19 @@ def _plane(file: FileRef, elements: Elements) -> SliceHeader:
         temporal_position=elements.integer(0x00200100),
         b_value=elements.double(0x00189087),
         acquisition_time=elements.text(0x00080032),
+        has_modality_lut=0x00283000 in elements.values,
+        overlong=tuple(name for tag, (name, _) in _GEOMETRY.items() if elements.is_overlong(tag)),
+        damaged=tuple(name for tag, (name, count) in _GEOMETRY.items() if elements.is_no_number(tag, count)),
         problem_code=Code.TRUNCATED_PIXELS if problem else None,
         problem=problem,
     )
+
+
+_GEOMETRY = {
+    0x00200032: ("position_mm", 3),
+    0x00200037: ("orientation", 6),
+    0x00280030: ("pixel_spacing_mm", 2),
+}
 
 
 def _truncation(elements: Elements) -> str:

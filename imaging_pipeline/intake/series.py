@@ -1,25 +1,32 @@
-"""Planes grouped into series and, where one UID holds several, into stacks; each stack judged."""
+"""Planes grouped into series and stacks; each becomes a task, or a reason why not."""
 
 import hashlib
 import os
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from imaging_pipeline.errors import Code
 from imaging_pipeline.identity import Keys, cut_description
-from imaging_pipeline.intake.stacks import Grid, Verdict, judge
-from imaging_pipeline.records import SeriesIdentity, SeriesTask, SkippedSeries, SliceHeader, SliceRef
+from imaging_pipeline.intake.kinds import refuse_kind
+from imaging_pipeline.intake.splits import Stack, stacks
+from imaging_pipeline.intake.stacks import Grid, Judgement, judge
+from imaging_pipeline.records import (
+    Finding,
+    GeometryVerdict,
+    SeriesIdentity,
+    SeriesTask,
+    SkippedSeries,
+    SliceHeader,
+    SliceRef,
+)
 from imaging_pipeline.settings import Settings
 
-ORIENTATION_TOLERANCE = 1e-3
-"""Direction cosines of one stack differ by less than this (0.06 degrees)."""
-SPACING_TOLERANCE_MM = 1e-3
-"""Pixel spacings of one stack differ by less than this."""
+SQUARE_TOLERANCE = 1e-3
+"""Distances between rows and between columns that differ by less than this share make square pixels."""
 
 Planes = Sequence[SliceHeader]
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +59,12 @@ def group_series(planes: Iterable[SliceHeader], keys: Keys, settings: Settings) 
     heads: dict[str, SliceHeader] = {}
     skipped: list[SkippedSeries] = []
     for name, members in sorted(_by_series(unique).items()):
-        for stack, part in enumerate(_stacks(members, settings)):
-            item = _task_or_skip(part, _identify(name, stack, part, keys, settings), settings)
+        for number, stack in enumerate(stacks(members, settings)):
+            identity = _identify(name, number, stack.planes, keys, settings)
+            item = _task_or_skip(stack, identity, settings)
             if isinstance(item, SeriesTask):
                 tasks.append(item)
-                heads[item.identity.series_key] = part[0]
+                heads[identity.series_key] = stack.planes[0]
             else:
                 skipped.append(item)
     return Grouped(tuple(tasks), heads, tuple(skipped), n_duplicates)
@@ -101,87 +109,52 @@ def _identify(name: str, stack: int, planes: Planes, keys: Keys, settings: Setti
     )
 
 
-def _stacks(members: Planes, settings: Settings) -> Iterator[Planes]:
-    """The stacks of one series, in a stable order: one, unless its planes cannot form one grid."""
-    if _verdict_of_kind(members) is not None:
-        yield members
-        return
-    for part in _split(members):
-        yield from _split_copies(part, settings)
-
-
-def _split(members: Planes) -> list[list[SliceHeader]]:
-    """Split by kind, matrix, frame of reference, orientation and pixel spacing."""
-    parts: list[list[SliceHeader]] = []
-    for plane in sorted(members, key=lambda plane: (plane.instance_number or 0, plane.path, plane.frame or 0)):
-        home = next((part for part in parts if _same_grid(part[0], plane)), None)
-        if home is None:
-            parts.append([plane])
-        else:
-            home.append(plane)
-    return parts
-
-
-def _same_grid(one: SliceHeader, other: SliceHeader) -> bool:
-    def exact(plane: SliceHeader) -> tuple[object, ...]:
-        return (
-            *(plane.rows, plane.columns, plane.samples_per_pixel, plane.photometric, plane.sop_class_uid),
-            *(plane.frame_of_reference_uid, "LOCALIZER" in plane.image_type, plane.position_mm is None),
-        )
-
-    return (
-        exact(one) == exact(other)
-        and _close(one.orientation, other.orientation, ORIENTATION_TOLERANCE)
-        and _close(one.pixel_spacing_mm, other.pixel_spacing_mm, SPACING_TOLERANCE_MM)
+def _task_or_skip(stack: Stack, identity: SeriesIdentity, settings: Settings) -> SeriesTask | SkippedSeries:
+    judgement = (
+        refuse_kind(stack.planes, settings.geometry)
+        or _unsettled(stack.planes, settings.intake.settle_seconds)
+        or _time_series(stack, settings)
+        or judge(stack.planes, settings)
+    )
+    findings = (*stack.split, *judgement.findings)
+    if judgement.grid is not None:
+        return _task(judgement.grid, identity, findings, repaired=judgement.repaired)
+    return SkippedSeries(
+        identity=identity,
+        code=judgement.code or Code.MISSING_GEOMETRY,
+        message=judgement.message,
+        hint=judgement.hint,
+        findings=findings,
     )
 
 
-def _close(one: tuple[float, ...] | None, other: tuple[float, ...] | None, tolerance: float) -> bool:
-    if one is None or other is None:
-        return one is other
-    return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= tolerance
+def _unsettled(planes: Planes, settle_seconds: float) -> Judgement | None:
+    """Files that may still be written; a clock that is behind or ahead by more does not hold a series up for ever."""
+    age = time.time() - max(plane.modified_at for plane in planes)
+    if abs(age) >= settle_seconds:
+        return None
+    return Judgement(
+        code=Code.NOT_SETTLED,
+        message=f"the newest of {len(planes)} files is {age:.0f} s old, {settle_seconds:.0f} s are waited for",
+        hint="nothing to do: the next run takes it",
+    )
 
 
-_TELLS_APART: tuple[Callable[[SliceHeader], object], ...] = (
-    lambda plane: plane.echo_time_ms,
-    lambda plane: plane.inversion_time_ms,
-    lambda plane: plane.b_value,
-    lambda plane: plane.temporal_position,
-    lambda plane: plane.trigger_time_ms,
-    lambda plane: plane.image_type,
-    lambda plane: plane.acquisition_number,
-    lambda plane: plane.acquisition_time,
-)
+def _time_series(stack: Stack, settings: Settings) -> Judgement | None:
+    if not stack.is_one_of_a_time_series or settings.geometry.time_series == "split":
+        return None
+    return Judgement(
+        code=Code.TIME_SERIES,
+        message=stack.split[-1].message,
+        hint="set geometry.time_series=split to take each volume by itself",
+    )
 
 
-def _split_copies(part: Planes, settings: Settings) -> Iterator[Planes]:
-    """Where several planes share a position, the stacks that one attribute tells apart (echo, b-value, time ...)."""
-    if judge(part, settings).code is not Code.DUPLICATE_POSITIONS:
-        yield part
-        return
-    for attribute in _TELLS_APART:
-        ordered = sorted(part, key=lambda plane: repr(attribute(plane)))
-        candidates = [list(stack) for _, stack in groupby(ordered, key=attribute)]
-        if 1 < len(candidates) < len(part) and not any(
-            judge(stack, settings).code is Code.DUPLICATE_POSITIONS for stack in candidates
-        ):
-            yield from candidates
-            return
-    yield part
-
-
-def _task_or_skip(planes: Planes, identity: SeriesIdentity, settings: Settings) -> SeriesTask | SkippedSeries:
-    verdict = _verdict_of_kind(planes) or judge(planes, settings)
-    if verdict.code is not None or verdict.grid is None:
-        code = verdict.code or Code.MISSING_GEOMETRY
-        return SkippedSeries(identity=identity, code=code, message=verdict.message, hint=verdict.hint)
-    return _task(verdict.grid, identity, verdict.notes)
-
-
-def _task(grid: Grid, identity: SeriesIdentity, notes: tuple[str, ...]) -> SeriesTask:
+def _task(grid: Grid, identity: SeriesIdentity, findings: tuple[Finding, ...], *, repaired: bool) -> SeriesTask:
     first = grid.planes[0]
     assert first.orientation is not None
     assert first.pixel_spacing_mm is not None
+    assumed = tuple(_assumed(grid.planes))
     return SeriesTask(
         identity=identity,
         slices=tuple(_slice_ref(plane) for plane in grid.planes),
@@ -192,8 +165,36 @@ def _task(grid: Grid, identity: SeriesIdentity, notes: tuple[str, ...]) -> Serie
         step_mm=grid.step_mm,
         photometric=first.photometric,
         size_bytes=sum({plane.path: plane.size_bytes for plane in grid.planes}.values()),
-        notes=notes,
+        blends=grid.blends,
+        verdict=GeometryVerdict.REPAIRED if repaired or assumed else GeometryVerdict.OK,
+        findings=(*findings, *assumed, *_remarks(grid.planes)),
     )
+
+
+def _assumed(planes: Planes) -> Iterator[Finding]:
+    """What had to be assumed to make a volume of the planes."""
+    overlong = sorted({name for plane in planes for name in plane.overlong})
+    if overlong:
+        message = f"{', '.join(overlong)}: decimal strings of more than 16 characters, read as numbers all the same"
+        yield Finding(code=Code.DAMAGED_DECIMALS, message=message)
+    if not planes[0].series_uid:
+        message = "no Series Instance UID: grouped by folder, Series Number and Modality"
+        yield Finding(code=Code.MISSING_UID, message=message)
+
+
+def _remarks(planes: Planes) -> Iterator[Finding]:
+    """What is unusual and yet right."""
+    first = planes[0]
+    assert first.pixel_spacing_mm is not None
+    between_rows, between_columns = first.pixel_spacing_mm
+    if abs(between_rows - between_columns) > SQUARE_TOLERANCE * between_rows:
+        message = f"{between_rows:g} mm between rows, {between_columns:g} mm between columns"
+        yield Finding(code=Code.NON_SQUARE_PIXELS, message=message)
+    if first.frame is not None:
+        n_files = len({plane.path for plane in planes})
+        yield Finding(code=Code.MULTI_FRAME, message=f"{len(planes)} frames of {n_files} Enhanced instances")
+    if first.image_type[:1] == ("DERIVED",):
+        yield Finding(code=Code.DERIVED, message=f"Image Type {'/'.join(first.image_type)}")
 
 
 def _slice_ref(plane: SliceHeader) -> SliceRef:
@@ -202,39 +203,7 @@ def _slice_ref(plane: SliceHeader) -> SliceRef:
         path=plane.path,
         frame=plane.frame,
         position_mm=(plane.position_mm[0], plane.position_mm[1], plane.position_mm[2]),
-        slope=1.0 if plane.slope is None else plane.slope,
-        intercept=0.0 if plane.intercept is None else plane.intercept,
+        slope=plane.slope or 1.0,
+        intercept=plane.intercept or 0.0,
+        has_modality_lut=plane.has_modality_lut,
     )
-
-
-def _verdict_of_kind(planes: Planes) -> Verdict | None:
-    """Refuse what is no image of a volume, whatever its geometry; None for what may be one."""
-    first = planes[0]
-    if all(plane.rows == 0 or plane.columns == 0 for plane in planes) or first.modality in _NO_IMAGES:
-        return Verdict(
-            code=Code.NOT_AN_IMAGE,
-            message=f"modality {first.modality or 'unknown'}: {len(planes)} objects that hold no image of a volume",
-            hint="nothing to do: such objects are no input of a segmentation",
-        )
-    if all("LOCALIZER" in plane.image_type for plane in planes):
-        return Verdict(
-            code=Code.LOCALIZER,
-            message=f"a localizer of {len(planes)} planes, Image Type {'/'.join(first.image_type)}",
-            hint="nothing to do: localizers are no input of a segmentation",
-        )
-    if all(plane.samples_per_pixel != 1 for plane in planes):
-        return Verdict(
-            code=Code.NOT_MONOCHROME,
-            message=f"{first.samples_per_pixel} samples a pixel ({first.photometric}), 1 is needed",
-            hint="send the series that this one was rendered from",
-        )
-    if all(plane.sop_class_uid.startswith(_SECONDARY_CAPTURE) and plane.position_mm is None for plane in planes):
-        return Verdict(
-            code=Code.SECONDARY_CAPTURE,
-            message=f"{len(planes)} secondary captures without a place in the patient",
-            hint="send the series that they were made from",
-        )
-    return None
-
-
-_NO_IMAGES = frozenset(("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "DOC", "AU", "ECG"))

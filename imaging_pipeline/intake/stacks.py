@@ -11,72 +11,84 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code
-from imaging_pipeline.records import SliceHeader, Vector
-from imaging_pipeline.settings import Settings
+from imaging_pipeline.records import Blend, Finding, SliceHeader, Vector
+from imaging_pipeline.settings import GeometrySettings, Settings
 
 SAME_POSITION_MM = 1e-3
 """Planes nearer to each other than this lie at one position."""
 TILT_DEGREES = 0.1
 """A step that leaves the normal by more than this is reported as a tilt."""
 
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Planes in order along the normal, and the vector from one to the next (LPS, mm)."""
-
-    planes: tuple[SliceHeader, ...]
-    step_mm: Vector
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A grid, or the reason code with message and hint; notes say what is unusual about a grid."""
+class Grid:
+    """Planes in order along the normal, the vector from one slice to the next (LPS, mm), and how gaps are filled."""
+
+    planes: tuple[SliceHeader, ...]
+    step_mm: Vector
+    blends: tuple[Blend, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A grid, or the reason code with message and hint.
+
+    Attributes:
+        grid: The regular grid; None where there is none.
+        findings: What is unusual about it.
+        repaired: Something was filled in, left out or assumed.
+    """
 
     code: Code | None = None
     message: str = ""
     hint: str = ""
     grid: Grid | None = None
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    repaired: bool = False
 
 
-def judge(planes: Sequence[SliceHeader], settings: Settings) -> Verdict:
+def judge(planes: Sequence[SliceHeader], settings: Settings) -> Judgement:
     """Judge one stack: planes of one matrix, orientation and pixel spacing, in any order."""
-    return _attributes(planes) or _size(planes, settings) or _regularity(planes, settings)
+    return _attributes(planes) or _size(planes, settings) or _regularity(planes, settings.geometry)
 
 
-def _attributes(planes: Sequence[SliceHeader]) -> Verdict | None:
+def _attributes(planes: Sequence[SliceHeader]) -> Judgement | None:
     damaged = [plane for plane in planes if plane.problem_code is not None]
-    if damaged and damaged[0].problem_code is not None:
-        return Verdict(
+    if damaged:
+        return Judgement(
             code=damaged[0].problem_code,
             message=f"{len(damaged)} of {len(planes)} planes: {damaged[0].problem}",
             hint="send the series again from its source",
         )
-    for name, absent in (
-        ("Image Position (Patient) (0020,0032)", [plane.position_mm is None for plane in planes]),
-        ("Image Orientation (Patient) (0020,0037)", [not _is_rotation(plane.orientation) for plane in planes]),
-        ("Pixel Spacing (0028,0030)", [not _are_positive(plane.pixel_spacing_mm) for plane in planes]),
+    for name, keyword, unusable in (
+        ("Image Position (Patient) (0020,0032)", "position_mm", [plane.position_mm is None for plane in planes]),
+        ("Image Orientation (Patient) (0020,0037)", "orientation", [not _is_rotation(p.orientation) for p in planes]),
+        ("Pixel Spacing (0028,0030)", "pixel_spacing_mm", [not _are_positive(p.pixel_spacing_mm) for p in planes]),
     ):
-        if any(absent):
-            return Verdict(
-                code=Code.MISSING_GEOMETRY,
-                message=f"{name} is absent or damaged in {sum(absent)} of {len(planes)} planes",
+        if any(unusable):
+            no_numbers = any(keyword in plane.damaged for plane in planes)
+            return Judgement(
+                code=Code.DAMAGED_DECIMALS if no_numbers else Code.MISSING_GEOMETRY,
+                message=f"{name} is {'no number' if no_numbers else 'absent or unusable'} in {sum(unusable)} of "
+                f"{len(planes)} planes",
                 hint="such planes have no place in the patient: send the original series",
             )
     return None
 
 
-def _size(planes: Sequence[SliceHeader], settings: Settings) -> Verdict | None:
+def _size(planes: Sequence[SliceHeader], settings: Settings) -> Judgement | None:
     first = planes[0]
     n_voxels = first.rows * first.columns * len(planes)
     if len(planes) < settings.intake.min_slices:
-        return Verdict(
+        return Judgement(
             code=Code.TOO_FEW_SLICES,
             message=f"{len(planes)} planes of one orientation, {settings.intake.min_slices} are needed",
             hint="lower intake.min_slices if such a stack is a volume to you",
         )
     if n_voxels > settings.intake.max_voxels:
-        return Verdict(
+        return Judgement(
             code=Code.TOO_LARGE,
             message=f"{first.columns} x {first.rows} x {len(planes)} = {n_voxels} voxels, "
             f"limit {settings.intake.max_voxels}",
@@ -85,65 +97,132 @@ def _size(planes: Sequence[SliceHeader], settings: Settings) -> Verdict | None:
     return None
 
 
-def _regularity(planes: Sequence[SliceHeader], settings: Settings) -> Verdict:
+def _regularity(planes: Sequence[SliceHeader], settings: GeometrySettings) -> Judgement:
     normal = _normal(planes[0])
-    positions = np.array([plane.position_mm for plane in planes], dtype=np.float64)
-    along = positions @ normal
+    by_number = sorted(planes, key=lambda plane: (plane.instance_number or 0, plane.path, plane.frame or 0))
+    along = np.array([plane.position_mm for plane in by_number]) @ normal
     order = np.argsort(along, kind="stable")
-    along, positions = along[order], positions[order]
-    gaps = np.diff(along)
-    if (gaps < SAME_POSITION_MM).any():
-        return _duplicates(along, gaps)
-    step = (positions[-1] - positions[0]) / (len(planes) - 1)
-    grid = positions[0] + np.arange(len(planes))[:, None] * step
-    off_mm = np.linalg.norm(positions - grid, axis=1)
-    if off_mm.max() <= settings.geometry.spacing_tolerance * np.linalg.norm(step):
-        ordered = tuple(planes[index] for index in order)
-        return Verdict(
-            grid=Grid(ordered, (float(step[0]), float(step[1]), float(step[2]))), notes=_tilt_note(step, normal)
+    ordered, along = [by_number[index] for index in order], along[order]
+    findings: tuple[Finding, ...] = ()
+    copies = np.diff(along) < SAME_POSITION_MM
+    if copies.any():
+        message = (
+            f"{int(copies.sum())} of {len(along)} planes share the position of another, "
+            f"the first at {along[int(np.argmax(copies))]:.2f} mm along the normal"
         )
-    return _irregular(along, gaps, settings.geometry.spacing_tolerance, float(off_mm.max()))
+        if settings.duplicate_positions == "reject" or len(along) - copies.sum() < 2:
+            return Judgement(code=Code.DUPLICATE_POSITIONS, message=message, hint=_DUPLICATES_HINT)
+        kept = np.concatenate([[True], ~copies])
+        ordered, along = [plane for plane, keep in zip(ordered, kept, strict=True) if keep], along[kept]
+        findings = (Finding(code=Code.DUPLICATE_POSITIONS, message=f"{message}; left out"),)
+    return _fit(tuple(ordered), along, normal, settings, findings)
 
 
-def _duplicates(along: NDArray[np.float64], gaps: NDArray[np.float64]) -> Verdict:
-    n_shared = int((gaps < SAME_POSITION_MM).sum())
-    return Verdict(
-        code=Code.DUPLICATE_POSITIONS,
-        message=f"{n_shared} of {len(along)} planes share the position of another, "
-        f"the first at {along[np.argmin(gaps)]:.2f} mm along the normal",
-        hint="no attribute tells the copies apart: send the stacks as series of their own",
-    )
+_DUPLICATES_HINT = (
+    "no attribute tells the copies apart: send the stacks as series of their own, "
+    "or set geometry.duplicate_positions=first"
+)
 
 
-def _irregular(along: NDArray[np.float64], gaps: NDArray[np.float64], tolerance: float, off_mm: float) -> Verdict:
+def _fit(
+    planes: tuple[SliceHeader, ...],
+    along: Array,
+    normal: Array,
+    settings: GeometrySettings,
+    findings: tuple[Finding, ...],
+) -> Judgement:
+    """One step for all planes, or the reason why none fits."""
+    positions = np.array([plane.position_mm for plane in planes])
+    step = (positions[-1] - positions[0]) / (len(planes) - 1)
+    off = positions - (positions[0] + np.arange(len(planes))[:, None] * step)
+    off_voxels = np.abs(np.linalg.solve(_voxel_axes(planes[0], step), off.T))
+    if off_voxels.max() <= settings.spacing_tolerance:
+        tilt = _tilt(step, normal)
+        return Judgement(
+            grid=Grid(planes=planes, step_mm=_vector(step)), findings=(*findings, *tilt), repaired=bool(findings)
+        )
+    return _irregular(planes, along, normal, settings, findings)
+
+
+def _irregular(
+    planes: tuple[SliceHeader, ...],
+    along: Array,
+    normal: Array,
+    settings: GeometrySettings,
+    findings: tuple[Finding, ...],
+) -> Judgement:
     """Gaps that are whole multiples of the smallest are missing slices; anything else is variable spacing."""
+    gaps = np.diff(along)
     multiples = np.round(gaps / gaps.min())
     unit = float(gaps.sum() / multiples.sum())
-    if (multiples > 1).any() and np.abs(gaps - multiples * unit).max() <= 2 * tolerance * unit:
+    if (multiples > 1).any() and np.abs(gaps - multiples * unit).max() <= 2 * settings.spacing_tolerance * unit:
         first = int(np.argmax(multiples > 1))
-        return Verdict(
-            code=Code.MISSING_SLICES,
-            message=f"{int(multiples.sum()) - len(gaps)} slices missing; the first gap of {gaps[first]:.3g} mm "
-            f"is between slices {first + 1} and {first + 2} "
-            f"({along[first]:.2f} and {along[first + 1]:.2f} mm along the normal), "
-            f"expected {unit:.3g} mm",
-            hint="send the series again in full",
+        code, policy = Code.MISSING_SLICES, settings.missing_slices
+        message = (
+            f"{int(multiples.sum()) - len(gaps)} slices missing; the first gap of {gaps[first]:.3g} mm is between "
+            f"slices {first + 1} and {first + 2} ({along[first]:.2f} and {along[first + 1]:.2f} mm along the normal), "
+            f"expected {unit:.3g} mm"
         )
-    return Verdict(
-        code=Code.VARIABLE_SPACING,
-        message=f"distances between slices run from {gaps.min():.3g} to {gaps.max():.3g} mm; "
-        f"a slice lies {off_mm:.3g} mm off any regular grid",
-        hint="send a reconstruction of even spacing, or raise geometry.spacing_tolerance",
-    )
+    else:
+        code, policy, unit = Code.VARIABLE_SPACING, settings.variable_spacing, float(np.median(gaps))
+        message = f"distances between slices run from {gaps.min():.3g} to {gaps.max():.3g} mm"
+    grid = _fill(planes, along, unit, settings) if policy == "interpolate" else None
+    if grid is None:
+        return Judgement(code=code, message=message, hint=_GAPS_HINT[code], findings=findings)
+    filled = f"{message}; {sum(blend.weight > 0 for blend in grid.blends)} of {len(grid.blends)} slices interpolated"
+    step = np.array(grid.step_mm)
+    findings = (*findings, Finding(code=code, message=filled), *_tilt(step, normal))
+    return Judgement(grid=grid, findings=findings, repaired=True)
 
 
-def _tilt_note(step: NDArray[np.float64], normal: NDArray[np.float64]) -> tuple[str, ...]:
+_GAPS_HINT = {
+    Code.MISSING_SLICES: "send the series again in full, or set geometry.missing_slices=interpolate",
+    Code.VARIABLE_SPACING: "send a reconstruction of even spacing, or set geometry.variable_spacing=interpolate",
+}
+
+
+def _fill(planes: tuple[SliceHeader, ...], along: Array, unit: float, settings: GeometrySettings) -> Grid | None:
+    """A regular grid of about `unit` mm between the first and the last plane; None where too much were invented.
+
+    Slices that stand on the grid are kept as they are, the others blended linearly from their two neighbours; that is
+    right for a tilted stack too, whose slices step aside evenly.
+    """
+    positions = np.array([plane.position_mm for plane in planes])
+    n_slices = round(float(along[-1] - along[0]) / unit) + 1
+    targets = np.linspace(along[0], along[-1], n_slices)
+    lower = np.clip(np.searchsorted(along, targets, side="right") - 1, 0, len(along) - 2)
+    weights = (targets - along[lower]) / (along[lower + 1] - along[lower])
+    lower = np.where(weights > 1 - settings.spacing_tolerance, lower + 1, lower)
+    weights = np.where((weights < settings.spacing_tolerance) | (weights > 1 - settings.spacing_tolerance), 0, weights)
+    if (weights > 0).sum() > settings.max_filled_share * n_slices:
+        return None
+    step = (positions[-1] - positions[0]) / (n_slices - 1)
+    blends = tuple(Blend(lower=int(index), weight=float(weight)) for index, weight in zip(lower, weights, strict=True))
+    return Grid(planes=planes, step_mm=_vector(step), blends=blends)
+
+
+def _tilt(step: Array, normal: Array) -> tuple[Finding, ...]:
     cosine = float(step @ normal / np.linalg.norm(step))
     angle = float(np.degrees(np.arccos(min(1.0, cosine))))
-    return (f"gantry-tilt: {angle:.1f} degrees, carried by the affine",) if angle > TILT_DEGREES else ()
+    if angle <= TILT_DEGREES:
+        return ()
+    return (Finding(code=Code.GANTRY_TILT, message=f"{angle:.1f} degrees, carried by the affine"),)
 
 
-def _normal(plane: SliceHeader) -> NDArray[np.float64]:
+def _voxel_axes(plane: SliceHeader, step: Array) -> Array:
+    """(3, 3) matrix whose columns are the edges of a voxel, LPS in mm."""
+    assert plane.orientation is not None
+    assert plane.pixel_spacing_mm is not None
+    row, column = np.array(plane.orientation[:3]), np.array(plane.orientation[3:])
+    return np.column_stack((row * plane.pixel_spacing_mm[1], column * plane.pixel_spacing_mm[0], step))
+
+
+def _vector(values: Array) -> Vector:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def _normal(plane: SliceHeader) -> Array:
     cosines = np.array(plane.orientation, dtype=np.float64)
     normal = np.cross(cosines[:3], cosines[3:])
     return normal / float(np.linalg.norm(normal))

@@ -30,7 +30,8 @@ def write_sidecar(out: Path, nifti: str, result: SeriesResult, bundle: Bundle | 
         "SeriesDescription": identity.series_description,
         "Stack": identity.stack,
         "NumberOfSlices": identity.n_slices,
-        "GeometryNotes": list(result.notes),
+        "GeometryVerdict": result.geometry_verdict,
+        "GeometryFindings": [{"Code": item.code, "Message": item.message} for item in result.findings],
         "Fingerprint": result.fingerprint,
         "PipelineVersion": __version__,
     }

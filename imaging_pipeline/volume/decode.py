@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.records import SeriesTask, SliceRef
+from imaging_pipeline.records import Blend, SeriesTask, SliceRef
 from imaging_pipeline.volume.geometry import to_canonical
 from imaging_pipeline.volume.pixels import PixelFile, Plane, open_pixels
 from imaging_pipeline.volume.types import Volume
@@ -18,8 +18,10 @@ def decode(task: SeriesTask) -> Volume:
     """Decode a series: slices in order along the normal, rescaled each by its own slope and intercept.
 
     The array is int16 where every slope and intercept is a whole number and the values fit, int32 where they do not
-    fit, else float32 (Rescale Slope (0028,1053), DICOM PS3.3 section C.11.1). Values are what the modality means:
-    neither MONOCHROME1 nor a Pixel Padding Value (0028,0120), both a matter of display, changes them.
+    fit, else float32 (Rescale Slope (0028,1053) and Modality LUT Sequence (0028,3000), DICOM PS3.3 section C.11.1).
+    Values are what the modality means: neither MONOCHROME1 nor a Pixel Padding Value (0028,0120), both a matter of
+    display, changes them. Philips' private scale slope (2005,100E) is not applied: Rescale Slope is what every other
+    reader of the file applies too.
 
     Raises:
         PipelineError: `input-vanished`, `unsupported-transfer-syntax`, `truncated-pixels`, `precision-loss` or
@@ -36,11 +38,23 @@ def decode(task: SeriesTask) -> Volume:
         except PipelineError as error:
             where = f"slice {number + 1} of {len(task.slices)}"
             raise PipelineError(error.code, f"{where}: {error.message}", error.hint) from None
-    return to_canonical(planes, task)
+    return to_canonical(_fill(planes, task.blends) if task.blends else planes, task)
+
+
+def _fill(planes: NDArray[Any], blends: tuple[Blend, ...]) -> NDArray[Any]:
+    """The slices of a repaired volume: those that were read as they are, the others between their neighbours."""
+    filled: NDArray[Any] = np.empty((len(blends), *planes.shape[1:]), planes.dtype)
+    for number, blend in enumerate(blends):
+        filled[number] = planes[blend.lower]
+        if blend.weight > 0:
+            below, above = planes[blend.lower].astype(np.float32), planes[blend.lower + 1].astype(np.float32)
+            between = below + np.float32(blend.weight) * (above - below)
+            filled[number] = between if planes.dtype.kind == "f" else np.rint(between)
+    return filled
 
 
 def _stored(file: PixelFile, ref: SliceRef, shape: tuple[int, int]) -> Plane:
-    stored = file.plane(ref.frame)
+    stored = file.plane(ref.frame, with_lut=ref.has_modality_lut)
     if stored.shape != shape:
         found, expected = (f"{columns} x {rows}" for rows, columns in (stored.shape[:2], shape))
         raise PipelineError(

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
 from imaging_pipeline.errors import Code, PipelineError
@@ -30,7 +30,7 @@ _FASTEST = {
     "1.2.840.10008.1.2.4.80": "pyjpegls",
     "1.2.840.10008.1.2.4.81": "pyjpegls",
 }
-_JPEG_8_BIT = frozenset(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53"))
+_LOSSY_JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55))
 _CODESTREAMS = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000: all end with the marker FFD9
 _END_OF_IMAGE = b"\xff\xd9"
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
@@ -61,16 +61,19 @@ class PixelFile:
         """Rows and columns."""
         return self.elements.short(0x00280010), self.elements.short(0x00280011)
 
-    def plane(self, frame: int | None) -> Plane:
+    def plane(self, frame: int | None, *, with_lut: bool = False) -> Plane:
         """Stored values (rows, columns) of a frame, or of the only one.
+
+        Args:
+            frame: Zero-based frame; None for the only one.
+            with_lut: Look the stored values up in the instance's Modality LUT Sequence (0028,3000).
 
         Raises:
             PipelineError: `input-vanished`, `unsupported-transfer-syntax`, `truncated-pixels`, `precision-loss` or
                 `decode-failed`.
         """
-        if self.dataset is not None:
-            return _decompressed(self.dataset, frame)
-        return _uncompressed(self, frame or 0)
+        plane = _uncompressed(self, frame or 0) if self.dataset is None else _decompressed(self.dataset, frame)
+        return _looked_up(plane, self.path) if with_lut else plane
 
 
 def open_pixels(path: str) -> PixelFile:
@@ -143,18 +146,20 @@ def _within_stored_bits(stored: Plane, elements: Elements) -> Plane:
 
 def _decompressed(dataset: pydicom.FileDataset, frame: int | None) -> Plane:
     syntax = dataset.file_meta.TransferSyntaxUID
-    bits = int(dataset.get("BitsStored", 8) or 8)
     try:
         plane: Plane = pixel_array(dataset, index=frame or 0, decoding_plugin=_FASTEST.get(str(syntax), ""))
     except _DECODER_FAULTS as error:
         raise _failed(str(error)) from None
-    if str(syntax) in _JPEG_8_BIT and bits > 8 and plane.dtype.itemsize == 1:
-        raise PipelineError(
-            Code.PRECISION_LOSS,
-            f"{syntax.name} holds 8 bits a pixel, the header says {bits}",
-            "send the series in a lossless transfer syntax",
-        )
     return plane
+
+
+def _looked_up(plane: Plane, path: str) -> Plane:
+    try:
+        with open_source(path) as stream:
+            looked_up: Plane = apply_modality_lut(plane, pydicom.dcmread(stream, stop_before_pixels=True, force=True))
+    except _DECODER_FAULTS as error:
+        raise _failed(f"Modality LUT Sequence (0028,3000): {error}") from None
+    return looked_up
 
 
 def _check_decoder(syntax: str) -> None:
@@ -178,7 +183,7 @@ def _check_fragments(stream: BinaryIO, elements: Elements) -> None:
     """
     stream.seek(elements.pixel_offset)
     end = elements.pixel_offset + elements.pixel_bytes_present
-    tail, offset = b"", elements.pixel_offset
+    tail, offset, n_fragments = b"", elements.pixel_offset, -1  # the first item is the table of offsets
     while offset + 8 <= end:
         stream.seek(offset)
         group, number, length = struct.unpack("<HHL", stream.read(8))
@@ -188,11 +193,31 @@ def _check_fragments(stream: BinaryIO, elements: Elements) -> None:
             raise _failed(f"({group:04x},{number:04x}) stands where a fragment of the pixels belongs")
         if offset + 8 + length > end:
             raise _truncated(f"a fragment of {length} bytes is announced, {end - offset - 8} are in the file")
+        n_fragments += 1
+        if elements.transfer_syntax_uid in _LOSSY_JPEG and n_fragments == 1:
+            _check_precision(stream.read(min(length, 4096)), elements)
         stream.seek(offset + 8 + max(0, length - 4))
         tail = stream.read(min(length, 4)) or tail
         offset += 8 + length
     if elements.transfer_syntax_uid.startswith(_CODESTREAMS) and _END_OF_IMAGE not in tail:
         raise _truncated("the compressed pixels end without an end marker")
+
+
+def _check_precision(head: bytes, elements: Elements) -> None:
+    """A lossy JPEG whose frame header (ITU-T T.81 section B.2.2) holds fewer bits than the DICOM header promises."""
+    offset, bits = 2, elements.short(0x00280101)
+    while offset + 5 <= len(head) and head[offset] == 0xFF:
+        marker, length = head[offset + 1], int.from_bytes(head[offset + 2 : offset + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if head[offset + 4] < bits:
+                raise PipelineError(
+                    Code.PRECISION_LOSS,
+                    f"{UID(elements.transfer_syntax_uid).name} holds {head[offset + 4]} bits a pixel, "
+                    f"the header says {bits}",
+                    "send the series in a lossless transfer syntax",
+                )
+            return
+        offset += 2 + length
 
 
 def _truncated(message: str) -> PipelineError:
