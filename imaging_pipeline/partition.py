@@ -20,6 +20,7 @@ from imaging_pipeline.results.receipt import fingerprint, read_receipt, write_re
 from imaging_pipeline.results.sidecar import write_sidecar
 from imaging_pipeline.segment.bundle import Bundle
 from imaging_pipeline.settings import Settings
+from imaging_pipeline.sources import Source, open_source
 from imaging_pipeline.volume import Volume
 from imaging_pipeline.volume.decode import decode
 
@@ -71,7 +72,9 @@ class Job:
         )
 
 
-def process(tasks: Iterable[SeriesTask], job: Job, cores: int | None = None) -> Iterator[SeriesResult]:
+def process(
+    tasks: Iterable[SeriesTask], job: Job, cores: int | None = None, source: Source = open_source
+) -> Iterator[SeriesResult]:
     """Work through the series of one partition; each ends in a receipt and a result, whatever happens to it.
 
     A series that an earlier try of this same run has finished is not computed again.
@@ -80,8 +83,9 @@ def process(tasks: Iterable[SeriesTask], job: Job, cores: int | None = None) -> 
         tasks: Series of this partition.
         job: What they have in common.
         cores: CPU cores that this task owns; None: all of the process.
+        source: Opens the files of a series.
     """
-    chain = _Chain(job, cores)
+    chain = _Chain(job, cores, source)
     for task in tasks:
         earlier = read_receipt(job.out, task.identity.series_key, job.model_name)
         if earlier is not None and earlier.run_id == job.run_id and earlier.status is Status.DONE:
@@ -114,6 +118,7 @@ class _Chain:
 
     job: Job
     cores: int | None
+    source: Source
     engine: "Engine | None" = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -139,7 +144,7 @@ class _Chain:
 
     def _work(self, task: SeriesTask, result: SeriesResult) -> SeriesResult:
         start = time.perf_counter()
-        volume = decode(task)
+        volume = decode(task, self.source)
         self._mark("decode", start)
         result = replace(result, shape=volume.shape, spacing_mm=volume.spacing_mm)
         if self.job.bundle is None or self.job.settings.output.save_image:

@@ -107,6 +107,7 @@ class SliceHeader:
     acquisition_time: str
     stack_id: str = ""
     concatenation_uid: str = ""
+    is_lossy: bool = False
     has_modality_lut: bool = False
     overlong: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()

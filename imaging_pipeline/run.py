@@ -20,7 +20,8 @@ from imaging_pipeline.console import Screen, show_error
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.identity import open_keys
 from imaging_pipeline.intake.listing import check_studies
-from imaging_pipeline.intake.selection import read_rules, select
+from imaging_pipeline.intake.rules import SelectionRules, read_rules
+from imaging_pipeline.intake.selection import select
 from imaging_pipeline.intake.series import group_series
 from imaging_pipeline.ledger import Ledger, Tally
 from imaging_pipeline.partition import Job, skipped_result
@@ -94,13 +95,14 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
     check_studies(studies)
     bundle = None if settings.model == layout.VOLUMES_ONLY else describe(settings.model, settings.models)
     _check_device(settings, bundle, dry_run=arguments.dry_run)
+    rules = read_rules(None if bundle is None else bundle.selection, settings.selection.file)
     job = Job(out=out, run_id=_run_id(), settings=settings, bundle=bundle)
     if not arguments.dry_run:
         layout.open_results(out)
         _log_to(out / layout.LOGS / f"{job.run_id}.log")
     with _runner(job, dry_run=arguments.dry_run) as runner:
         tally = Tally()
-        plan = _plan(studies, job, runner, tally, screen, dry_run=arguments.dry_run)
+        plan = _plan(studies, job, rules, runner, tally, screen, dry_run=arguments.dry_run)
         if arguments.dry_run:
             screen.table((*plan.todo, *plan.done), plan.skipped, (task.identity.series_key for task in plan.done))
         else:
@@ -111,10 +113,12 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
     return _exit_code(tally)
 
 
-def _plan(studies: Path, job: Job, runner: Runner, tally: Tally, screen: Screen, *, dry_run: bool) -> Plan:
+def _plan(
+    studies: Path, job: Job, rules: SelectionRules, runner: Runner, tally: Tally, screen: Screen, *, dry_run: bool
+) -> Plan:
     """Read headers, group and select series, and set aside what RESULTS already holds."""
     keys = open_keys(job.out, job.settings.identity, create=not dry_run)
-    rows = runner.headers(studies, job.out)
+    rows = runner.headers(studies, job.out, rules.keywords())
     planes = [row.plane for row in rows if row.plane is not None]
     others = [row.skipped for row in rows if row.skipped is not None]
     tally.files = Counter(item.code.value for item in others)
@@ -122,15 +126,12 @@ def _plan(studies: Path, job: Job, runner: Runner, tally: Tally, screen: Screen,
     grouped = group_series(planes, keys, job.settings)
     tally.duplicates = grouped.n_duplicates
     screen.files(tally, ((item.path, f"{item.code}: {item.message}") for item in others))
-    tasks, skipped = list(grouped.tasks), list(grouped.skipped)
-    if job.bundle is not None:
-        tasks, refused = select(tasks, read_rules(job.bundle.selection), job.bundle.name)
-        skipped += refused
+    tasks, refused = select(grouped.tasks, grouped.heads, rules, job.model_name)
     done = {task.identity.series_key for task in tasks if not job.settings.force and _already_done(task, job)}
     return Plan(
         todo=tuple(task for task in tasks if task.identity.series_key not in done),
         done=tuple(task for task in tasks if task.identity.series_key in done),
-        skipped=tuple(skipped),
+        skipped=(*grouped.skipped, *refused),
     )
 
 

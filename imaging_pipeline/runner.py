@@ -1,10 +1,10 @@
 """How headers are read and tasks worked through: in this process, or by Spark."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from imaging_pipeline.intake.headers import read_header
+from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files
 from imaging_pipeline.partition import Job, process
 from imaging_pipeline.records import HeaderRow, SeriesResult, SeriesTask
@@ -13,8 +13,8 @@ from imaging_pipeline.records import HeaderRow, SeriesResult, SeriesTask
 class Runner(Protocol):
     """What a run needs of the machinery below it."""
 
-    def headers(self, studies: Path, exclude: Path) -> list[HeaderRow]:
-        """Rows of every file below a folder, another folder left out."""
+    def headers(self, studies: Path, exclude: Path, keywords: Collection[str] = ()) -> list[HeaderRow]:
+        """Rows of every file below a folder, another folder left out; further attributes by DICOM keyword."""
 
     def results(self, tasks: list[SeriesTask], job: Job) -> Iterator[SeriesResult]:
         """Work through tasks; results as they come, each with its receipt written."""
@@ -23,9 +23,9 @@ class Runner(Protocol):
 class LocalRunner:
     """This process, one series after the other, without Java."""
 
-    def headers(self, studies: Path, exclude: Path) -> list[HeaderRow]:
+    def headers(self, studies: Path, exclude: Path, keywords: Collection[str] = ()) -> list[HeaderRow]:
         """See `Runner`."""
-        return [row for file in list_files(studies, exclude=exclude) for row in read_header(file)]
+        return [row for file in list_files(studies, exclude=exclude) for row in read_file(file, keywords)]
 
     def results(self, tasks: list[SeriesTask], job: Job) -> Iterator[SeriesResult]:
         """See `Runner`."""

@@ -51,6 +51,12 @@ class GeometrySettings(_Section):
     max_filled_share: float = Field(0.25, gt=0, le=1, description="share of slices that interpolation may fill in")
 
 
+class SelectionSettings(_Section):
+    """Which volumes are taken."""
+
+    file: Path | None = Field(None, description="YAML of rules in place of the model's own selection.yaml")
+
+
 class OutputSettings(_Section):
     """What is written."""
 
@@ -109,6 +115,7 @@ class Settings(_Section):
     force: bool = Field(False, description="compute again what is already done")
     intake: IntakeSettings = IntakeSettings()
     geometry: GeometrySettings = GeometrySettings()
+    selection: SelectionSettings = SelectionSettings()
     output: OutputSettings = OutputSettings()
     identity: IdentitySettings = IdentitySettings()
     models: ModelSettings = ModelSettings()

@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from imaging_pipeline.bins import deal
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.headers import read_header
+from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_passed_over
 from imaging_pipeline.java import check_java
 from imaging_pipeline.partition import Job, crashed_result, process
@@ -70,7 +70,7 @@ class SparkRunner:
         """Take an open session."""
         self._session = session
 
-    def headers(self, studies: Path, exclude: Path) -> list[HeaderRow]:
+    def headers(self, studies: Path, exclude: Path, keywords: Collection[str] = ()) -> list[HeaderRow]:
         """List a folder through Spark's binaryFile source and read each header by path in the executors.
 
         Files that the source passes over by its own rules are listed beside it.
@@ -88,7 +88,8 @@ class SparkRunner:
         if passed_over:
             table = pa.Table.from_batches([to_batch(FileRef, passed_over)])
             listed = listed.unionByName(self._session.createDataFrame(table))
-        rows = listed.mapInArrow(_header_reader(f"{exclude}{os.sep}"), from_arrow_schema(schema_of(HeaderRow)))
+        reader = _header_reader(f"{exclude}{os.sep}", frozenset(keywords))
+        rows = listed.mapInArrow(reader, from_arrow_schema(schema_of(HeaderRow)))
         with _spark_errors("reading headers"):
             return from_batch(HeaderRow, rows.toArrow())
 
@@ -144,12 +145,14 @@ class _SparkJob(threading.Thread):
             logging.getLogger(__name__).exception("Spark gave up")
 
 
-def _header_reader(left_out: str) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _header_reader(
+    left_out: str, keywords: frozenset[str]
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             files = [_local(file) for file in from_batch(FileRef, batch)]
             files = [file for file in files if not file.path.startswith(left_out)]
-            yield to_batch(HeaderRow, (row for file in files for row in read_header(file)))
+            yield to_batch(HeaderRow, (row for file in files for row in read_file(file, keywords)))
 
     return read
 

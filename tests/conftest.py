@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from imaging_pipeline.identity import Keys
-from imaging_pipeline.intake.headers import read_header
+from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files
 from imaging_pipeline.intake.series import Grouped, group_series
 from imaging_pipeline.settings import Settings, resolve
@@ -71,7 +71,7 @@ def grouped(settings: Settings) -> Callable[..., Grouped]:
     """Groups whatever lies below a folder."""
 
     def group(folder: Path, changed: Settings = settings) -> Grouped:
-        rows = [row for file in list_files(folder) for row in read_header(file)]
+        rows = [row for file in list_files(folder) for row in read_file(file)]
         return group_series([row.plane for row in rows if row.plane is not None], Keys(b"0" * 16), changed)
 
     return group

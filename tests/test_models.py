@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging_pipeline.intake.selection import read_rules
+from imaging_pipeline.intake.rules import read_rules
 from imaging_pipeline.segment.bundle import describe
 from imaging_pipeline.settings import ROOT, Settings
 
@@ -52,4 +52,4 @@ def test_card_licence_and_rules_are_there(model: Path) -> None:
     assert "not for clinical use" in card.lower()
     assert "Dice" in card
     assert "Attribution-ShareAlike 4.0" in (model / "LICENSE").read_text()
-    assert read_rules(model / "selection.yaml").require.modality == "MR"
+    assert read_rules(model / "selection.yaml").require["modality"].equals == "MR"

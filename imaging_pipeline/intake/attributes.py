@@ -29,7 +29,7 @@ _OPEN_KEYWORDS = frozenset(
     "ConvolutionKernel FilterType Manufacturer ManufacturerModelName SOPClassUID SequenceName TransferSyntaxUID".split()
 )
 _OPEN_NUMBER_VRS = _NUMBER_VRS - {"AS", "DA", "TM"}
-_OPEN_TEXT = {True: re.compile(r"[\w .,+/*#:_-]{1,64}"), False: re.compile(r"[\w .+-]{1,16}")}
+_OPEN_TEXT = re.compile(r"[\w .,+/*#:-]{1,64}")
 
 _FIELDS = {
     "AcquisitionNumber": "acquisition_number",
@@ -110,11 +110,10 @@ class Attribute:
         """Values as messages may tell them; empty where they may not."""
         if self.privacy is not Privacy.OPEN or not values:
             return ""
-        texts = [value for value in values if isinstance(value, str)]
-        allowed = _OPEN_TEXT[self.name in _OPEN_KEYWORDS]
-        if not all(allowed.fullmatch(text) for text in texts):
+        if any(isinstance(value, str) and not _OPEN_TEXT.fullmatch(value) for value in values):
             return ""
-        return f"{(chr(92) if texts else ' x ').join(map(figure, values))} {self.unit}".rstrip()
+        between = "\\" if self.kind is Kind.TEXT else " x "
+        return f"{between.join(map(figure, values))} {self.unit}".rstrip()
 
 
 def figure(value: Value) -> str:
@@ -132,7 +131,7 @@ def find_attribute(name: str) -> Attribute:
     """
     if name in DERIVED:
         return DERIVED[name]
-    tag = tag_for_keyword(name)
+    tag = tag_for_keyword(name) if name else None  # retired tags share the empty keyword
     if tag is None:
         raise ValueError(f"unknown attribute {name}; {_suggest(name)}")
     vr = dictionary_VR(tag)[:2]  # the first of "US or SS": both are numbers
@@ -180,7 +179,8 @@ def _number(text: str) -> float:
     return float(text) if factor is None else float(text[:-1]) * factor
 
 
-def _spacing(candidate: Candidate) -> tuple[float, float, float]:
+def spacing_mm(candidate: Candidate) -> tuple[float, float, float]:
+    """Distances between columns, rows and slices."""
     between_rows, between_columns = candidate.task.pixel_spacing_mm
     return between_columns, between_rows, float(np.linalg.norm(candidate.task.step_mm))
 
@@ -188,7 +188,7 @@ def _spacing(candidate: Candidate) -> tuple[float, float, float]:
 def _field_of_view(candidate: Candidate) -> Values:
     task = candidate.task
     counts = (task.columns, task.rows, task.depth)
-    return _lengths(count * step for count, step in zip(counts, _spacing(candidate), strict=True))
+    return _lengths(count * step for count, step in zip(counts, spacing_mm(candidate), strict=True))
 
 
 def _lengths(lengths: Iterable[float]) -> Values:
@@ -214,34 +214,28 @@ PLANES = ("sagittal", "coronal", "axial", "oblique")
 
 
 def _derived() -> tuple[Attribute, ...]:
-    number, text = Kind.NUMBER, Kind.TEXT
+    def length(name: str, title: str, values: Callable[[Candidate], Values]) -> Attribute:
+        return Attribute(name=name, title=title, kind=Kind.NUMBER, unit="mm", values=values)
+
+    def count(name: str, title: str, values: Callable[[Candidate], Values]) -> Attribute:
+        return Attribute(name=name, title=title, kind=Kind.NUMBER, values=values)
+
     return (
-        Attribute(name="modality", title="modality", kind=text, values=lambda it: _texts(it.task.identity.modality)),
-        Attribute(name="n_slices", title="number of slices", kind=number, values=lambda it: (float(it.task.depth),)),
-        Attribute(name="n_voxels", title="number of voxels", kind=number, values=lambda it: (float(it.task.n_voxels),)),
-        Attribute(
-            name="slice_spacing_mm",
-            title="slice spacing",
-            kind=number,
-            unit="mm",
-            values=lambda it: _lengths(_spacing(it)[2:]),
-        ),
-        Attribute(
-            name="pixel_spacing_mm",
-            title="pixel spacing",
-            kind=number,
-            unit="mm",
-            values=lambda it: _lengths(_spacing(it)[:2]),
-        ),
-        Attribute(name="spacing_mm", title="spacing", kind=number, unit="mm", values=lambda it: _lengths(_spacing(it))),
-        Attribute(name="field_of_view_mm", title="field of view", kind=number, unit="mm", values=_field_of_view),
-        Attribute(name="orientation", title="orientation", kind=text, choices=PLANES, values=_orientation),
+        Attribute(name="modality", title="modality", kind=Kind.TEXT, values=_modality),
+        count("n_slices", "number of slices", lambda candidate: (float(candidate.task.depth),)),
+        count("n_voxels", "number of voxels", lambda candidate: (float(candidate.task.n_voxels),)),
+        length("slice_spacing_mm", "slice spacing", lambda candidate: _lengths(spacing_mm(candidate)[2:])),
+        length("pixel_spacing_mm", "pixel spacing", lambda candidate: _lengths(spacing_mm(candidate)[:2])),
+        length("spacing_mm", "spacing", lambda candidate: _lengths(spacing_mm(candidate))),
+        length("field_of_view_mm", "field of view", _field_of_view),
+        Attribute(name="orientation", title="orientation", kind=Kind.TEXT, choices=PLANES, values=_orientation),
         Attribute(name="original", title="original", kind=Kind.FLAG, values=_original),
     )
 
 
-def _texts(text: str) -> Values:
-    return (text,) if text else ()
+def _modality(candidate: Candidate) -> Values:
+    modality = candidate.task.identity.modality
+    return (modality,) if modality else ()
 
 
 DERIVED = {attribute.name: attribute for attribute in _derived()}

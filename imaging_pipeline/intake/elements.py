@@ -1,9 +1,10 @@
 """A DICOM header as raw bytes by tag: one pass over the file's start, no value is decoded that nobody asks for.
 
-DICOM PS3.5 section 7 (data elements) and PS3.10 section 7 (file meta information). What this reader does not
-know (deflated data sets, values nested in sequences) is left to pydicom.
+DICOM PS3.5 section 7 (data elements) and PS3.10 section 7 (file meta information). Values nested in sequences are
+left to pydicom.
 """
 
+import io
 import math
 import struct
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.intake.inflate import Inflated
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
@@ -47,7 +49,7 @@ class Elements:
         pixel_bytes: Declared length of the pixel data; None without pixel data, -1 where it is encapsulated.
         pixel_bytes_present: Bytes of the file behind the start of the pixel data.
         pixel_tag: Which element holds the pixels: integers, float or double.
-        pixel_offset: Byte of the file at which the pixel data start.
+        pixel_offset: Byte of the file at which the pixel data start; of the inflated data set where it is deflated.
     """
 
     transfer_syntax_uid: str = IMPLICIT_LITTLE
@@ -141,6 +143,7 @@ def read_elements(stream: BinaryIO, size_bytes: int, wanted: frozenset[int]) -> 
     elements = Elements()
     start = _read_meta(window, elements, wanted)
     if elements.transfer_syntax_uid == DEFLATED:
+        _read_deflated(_inflated(stream, start), elements, wanted)
         return elements
     big = elements.transfer_syntax_uid == EXPLICIT_BIG
     implicit = elements.transfer_syntax_uid == IMPLICIT_LITTLE
@@ -150,6 +153,34 @@ def read_elements(stream: BinaryIO, size_bytes: int, wanted: frozenset[int]) -> 
         implicit = True
     _read_dataset(_Walker(window, implicit=implicit, big=big), start, elements, wanted)
     return elements
+
+
+def inflate(stream: BinaryIO) -> Inflated:
+    """The data set of a deflated file, without the file meta information before it.
+
+    Raises:
+        NotDicomError: See `read_elements`.
+        PipelineError: See `read_elements`.
+    """
+    size_bytes = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    return _inflated(stream, _read_meta(_Window(stream, size_bytes), Elements(), frozenset()))
+
+
+def _inflated(stream: BinaryIO, start: int) -> Inflated:
+    stream.seek(start)
+    return Inflated(stream.read())
+
+
+def _read_deflated(inflated: Inflated, elements: Elements, wanted: frozenset[int]) -> None:
+    try:
+        head = inflated.read(MAX_HEADER_BYTES)
+    except OSError as error:
+        raise _damaged(error.strerror) from None
+    walker = _Walker(_Window(io.BytesIO(head), len(head)), implicit=False, big=False)
+    _read_dataset(walker, 0, elements, wanted)
+    if elements.pixel_bytes is not None and not inflated.is_exhausted:
+        elements.pixel_bytes_present = max(elements.pixel_bytes, elements.pixel_bytes_present)
 
 
 class _Window:

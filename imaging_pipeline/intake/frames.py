@@ -1,18 +1,25 @@
 """Frames of Enhanced multi-frame instances, from their functional groups (DICOM PS3.3 section C.7.6.16)."""
 
 import io
+import math
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.elements import Elements
-from imaging_pipeline.records import FileRef, SliceHeader
-from imaging_pipeline.sources import open_source
+from imaging_pipeline.intake.elements import CHUNK_BYTES, DEFLATED, Elements, inflate, read_elements
+from imaging_pipeline.records import SliceHeader
+
+PARSER_FAULTS = (
+    *(InvalidDicomError, BytesLengthException, ValueError, KeyError, AttributeError, TypeError, IndexError, EOFError),
+    *(OverflowError, NotImplementedError, RuntimeError, RecursionError, OSError, struct.error),
+)
+"""What pydicom is known to raise on a damaged data set."""
 
 _SHARED_GROUPS = 0x52009229
 
@@ -22,60 +29,67 @@ def has_functional_groups(elements: Elements) -> bool:
     return _SHARED_GROUPS in elements.values
 
 
-def read_frames(file: FileRef, instance: SliceHeader) -> Iterator[SliceHeader]:
+def read_frames(stream: BinaryIO, instance: SliceHeader) -> Iterator[SliceHeader]:
     """One header a frame, its geometry and rescale from its own group or the shared one.
 
     Args:
-        file: The multi-frame instance.
+        stream: The multi-frame instance; closed when read.
         instance: What its top level says.
 
     Raises:
         PipelineError: `damaged-header` where the functional groups cannot be read.
     """
-    dataset = _read(file)
-    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), Dataset())
-    own_groups = dataset.get("PerFrameFunctionalGroupsSequence") or ()
-    for number, own in enumerate(own_groups):
-        yield _frame(instance, number, own, shared)
-    if not own_groups:
-        yield instance
+    try:
+        with stream:
+            frames = list(_frames(_read(stream, instance), instance))
+    except PARSER_FAULTS as error:
+        if isinstance(error, OSError) and error.errno is not None:  # pydicom raises bare ones on damage
+            raise
+        message = f"the functional groups cannot be parsed: {error}"[:300]
+        raise PipelineError(Code.DAMAGED_HEADER, message, "send the instance again from its source") from None
+    yield from frames or (instance,)
 
 
-def read_deflated(file: FileRef, wanted: frozenset[int]) -> Elements:
-    """Raw elements of a deflated data set, inflated by pydicom.
+def read_deflated(stream: BinaryIO, wanted: frozenset[int]) -> Elements:
+    """Raw elements of a deflated data set.
 
     Raises:
         PipelineError: `damaged-header` where it cannot be inflated.
     """
-    dataset = _read(file)
-    elements = Elements(transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID))
-    for tag in wanted:
-        if tag in dataset and dataset[tag].VR != "SQ":
-            elements.values[tag] = _raw_value(dataset[tag].VR, dataset[tag].value)
-        elif tag in dataset:
-            elements.values[tag] = b""
-    if "Rows" in dataset:
-        elements.pixel_bytes = 0
-    return elements
+    with stream:
+        size_bytes = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        return read_elements(stream, size_bytes, wanted)
 
 
-def _raw_value(vr: str, value: Any) -> bytes:
-    if vr == "US":
-        return int(value).to_bytes(2, "little")
-    values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-    return "\\".join("" if item is None else str(item) for item in values).encode("utf-8", "replace")
+class Thrifty:
+    """A stream as pydicom reads it, that takes memory for bytes that are there, not for those that are announced."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Read what another stream holds."""
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, or all."""
+        if size <= CHUNK_BYTES:
+            return self._stream.read(size)
+        pieces = []
+        while size > 0 and (piece := self._stream.read(min(size, CHUNK_BYTES))):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
 
 
-def _read(file: FileRef) -> Dataset:
-    try:
-        with open_source(file.path) as stream:
-            return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-    except OSError:
-        raise
-    except (InvalidDicomError, ValueError, KeyError, AttributeError, TypeError, io.UnsupportedOperation) as error:
-        raise PipelineError(
-            Code.DAMAGED_HEADER, f"the header cannot be parsed: {error}", "send the instance again from its source"
-        ) from None
+def _read(stream: BinaryIO, instance: SliceHeader) -> Dataset:
+    source = inflate(stream) if instance.transfer_syntax_uid == DEFLATED else stream
+    return pydicom.dcmread(cast(BinaryIO, Thrifty(source)), stop_before_pixels=True, force=True)
+
+
+def _frames(dataset: Dataset, instance: SliceHeader) -> Iterator[SliceHeader]:
+    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), Dataset())
+    for number, own in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or ()):
+        yield _frame(instance, number, own, shared)
 
 
 def _frame(instance: SliceHeader, number: int, own: Dataset, shared: Dataset) -> SliceHeader:
@@ -88,12 +102,19 @@ def _frame(instance: SliceHeader, number: int, own: Dataset, shared: Dataset) ->
 
     measures = "PixelMeasuresSequence"
     rescale = "PixelValueTransformationSequence"
+    geometry = {
+        "position_mm": (find("PlanePositionSequence", "ImagePositionPatient"), 3),
+        "orientation": (find("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
+        "pixel_spacing_mm": (find(measures, "PixelSpacing"), 2),
+    }
+    numbers = {name: _floats(value, count) for name, (value, count) in geometry.items()}
     return replace(
         instance,
         frame=number,
-        position_mm=_floats(find("PlanePositionSequence", "ImagePositionPatient")),
-        orientation=_floats(find("PlaneOrientationSequence", "ImageOrientationPatient")),
-        pixel_spacing_mm=_floats(find(measures, "PixelSpacing")),
+        position_mm=numbers["position_mm"],
+        orientation=numbers["orientation"],
+        pixel_spacing_mm=numbers["pixel_spacing_mm"],
+        damaged=tuple(name for name, (value, _) in geometry.items() if value and numbers[name] is None),
         slice_thickness_mm=_number(find(measures, "SliceThickness")),
         slope=_number(find(rescale, "RescaleSlope")),
         intercept=_number(find(rescale, "RescaleIntercept")),
@@ -111,17 +132,27 @@ def _frame_type(find: Callable[[str, str], Any]) -> tuple[str, ...]:
     for modality in ("MR", "CT", "PET"):
         found = find(f"{modality}ImageFrameTypeSequence" if modality != "PET" else "PETFrameTypeSequence", "FrameType")
         if found:
-            return tuple(found)
+            return (found,) if isinstance(found, str) else tuple(map(str, found))
     return ()
 
 
 def _integer(value: Any) -> int | None:
-    return None if value is None else int(value)
+    number = _number(value)
+    return None if number is None else int(number)
 
 
-def _floats(value: Any) -> tuple[float, ...] | None:
-    return None if value is None else tuple(float(part) for part in value)
+def _floats(value: Any, count: int) -> tuple[float, ...] | None:
+    """Exactly `count` finite numbers; None where absent or damaged."""
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return None
+    numbers = tuple(number for number in map(_number, value) if number is not None)
+    return numbers if len(numbers) == len(value) == count else None
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    """A finite number; None where absent or damaged."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -9,7 +9,7 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicomError, read_elements
 from imaging_pipeline.intake.frames import has_functional_groups, read_deflated, read_frames
 from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile, SliceHeader
-from imaging_pipeline.sources import open_source
+from imaging_pipeline.sources import MEMBER, Source, is_archive, members, open_source
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -47,6 +47,7 @@ _WANTED = frozenset(
         0x00280030,  # Pixel Spacing
         0x00280100,  # Bits Allocated
         0x00281052,  # Rescale Intercept
+        0x00282110,  # Lossy Image Compression
         0x00283000,  # Modality LUT Sequence
         0x00281053,  # Rescale Slope
         0x52009229,  # Shared Functional Groups Sequence
@@ -54,7 +55,24 @@ _WANTED = frozenset(
 )
 
 
-def read_header(file: FileRef, keywords: Collection[str] = ()) -> Iterator[HeaderRow]:
+def read_file(file: FileRef, keywords: Collection[str] = (), source: Source = open_source) -> Iterator[HeaderRow]:
+    """Rows of one file: of every member where it is an archive (archives within archives are not opened)."""
+    if not is_archive(file.path) or MEMBER in file.path:
+        yield from read_header(file, keywords, source)
+        return
+    try:
+        inner = [
+            FileRef(path=path, size_bytes=size_bytes, modified_at=file.modified_at)
+            for path, size_bytes in members(file.path)
+        ]
+    except OSError as error:
+        yield _skipped(file, Code.UNREADABLE_FILE, error.strerror or type(error).__name__)
+        return
+    for member in inner:
+        yield from read_header(member, keywords, source)
+
+
+def read_header(file: FileRef, keywords: Collection[str] = (), source: Source = open_source) -> Iterator[HeaderRow]:
     """Read the attributes that intake needs of one file, never its pixels.
 
     A file of several frames gives a row for each. Whatever is wrong with the file is in the row: nothing is raised.
@@ -62,19 +80,20 @@ def read_header(file: FileRef, keywords: Collection[str] = ()) -> Iterator[Heade
     Args:
         file: The file.
         keywords: DICOM keywords of further attributes that go into `SliceHeader.attributes`.
+        source: Opens it.
     """
     if file.size_bytes == 0:
         yield _skipped(file, Code.EMPTY_FILE, "zero bytes")
         return
     try:
-        with open_source(file.path) as stream:
+        with source(file.path) as stream:
             tags = {keyword: tag_for_keyword(keyword) or 0 for keyword in keywords}
             wanted = _WANTED.union(tags.values())
             elements = read_elements(stream, file.size_bytes, wanted)
             if elements.transfer_syntax_uid == DEFLATED:
-                elements = read_deflated(file, wanted)
+                elements = read_deflated(source(file.path), wanted)
             attributes = {keyword: elements.in_words(tag) for keyword, tag in tags.items() if tag in elements.values}
-            planes = list(_planes(file, elements, attributes))
+            planes = list(_planes(file, elements, attributes, source))
     except NotDicomError:
         yield _skipped(file, Code.NOT_DICOM, "no DICOM preamble, and the first bytes are no data element")
     except PipelineError as error:
@@ -85,7 +104,7 @@ def read_header(file: FileRef, keywords: Collection[str] = ()) -> Iterator[Heade
         yield from planes
 
 
-def _planes(file: FileRef, elements: Elements, attributes: dict[str, str]) -> Iterator[HeaderRow]:
+def _planes(file: FileRef, elements: Elements, attributes: dict[str, str], source: Source) -> Iterator[HeaderRow]:
     if MEDIA_DIRECTORY in (elements.text(0x00020002), elements.text(0x00080016)):
         yield _skipped(file, Code.DICOMDIR, "a media directory; the instances are found without it")
         return
@@ -94,7 +113,7 @@ def _planes(file: FileRef, elements: Elements, attributes: dict[str, str]) -> It
         return
     plane = replace(_plane(file, elements), attributes=attributes)
     if has_functional_groups(elements):
-        for frame in read_frames(file, plane):
+        for frame in read_frames(source(file.path), plane):
             yield HeaderRow(plane=frame)
     else:
         yield HeaderRow(plane=plane)
@@ -139,6 +158,7 @@ def _plane(file: FileRef, elements: Elements) -> SliceHeader:
         temporal_position=elements.integer(0x00200100),
         b_value=elements.double(0x00189087),
         acquisition_time=elements.text(0x00080032),
+        is_lossy=elements.text(0x00282110) == "01",
         has_modality_lut=0x00283000 in elements.values,
         overlong=tuple(name for tag, (name, _) in _GEOMETRY.items() if elements.is_overlong(tag)),
         damaged=tuple(name for tag, (name, count) in _GEOMETRY.items() if elements.is_no_number(tag, count)),

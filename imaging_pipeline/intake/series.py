@@ -193,6 +193,10 @@ def _remarks(planes: Planes) -> Iterator[Finding]:
     if first.frame is not None:
         n_files = len({plane.path for plane in planes})
         yield Finding(code=Code.MULTI_FRAME, message=f"{len(planes)} frames of {n_files} Enhanced instances")
+    n_lossy = sum(plane.is_lossy for plane in planes)
+    if n_lossy:
+        message = f"{n_lossy} of {len(planes)} planes say Lossy Image Compression (0028,2110)"
+        yield Finding(code=Code.PRECISION_LOSS, message=message)
     if first.image_type[:1] == ("DERIVED",):
         yield Finding(code=Code.DERIVED, message=f"Image Type {'/'.join(first.image_type)}")
 

@@ -1,5 +1,6 @@
 """Pixels of one series into one preallocated array, in modality units."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import Blend, SeriesTask, SliceRef
+from imaging_pipeline.sources import Source, open_source
 from imaging_pipeline.volume.geometry import to_canonical
 from imaging_pipeline.volume.pixels import PixelFile, Plane, open_pixels
 from imaging_pipeline.volume.types import Volume
@@ -14,7 +16,7 @@ from imaging_pipeline.volume.types import Volume
 _WIDER = {np.dtype(np.int16): np.int32, np.dtype(np.int32): np.float64}
 
 
-def decode(task: SeriesTask) -> Volume:
+def decode(task: SeriesTask, source: Source = open_source) -> Volume:
     """Decode a series: slices in order along the normal, rescaled each by its own slope and intercept.
 
     The array is int16 where every slope and intercept is a whole number and the values fit, int32 where they do not
@@ -23,6 +25,10 @@ def decode(task: SeriesTask) -> Volume:
     display, changes them. Philips' private scale slope (2005,100E) is not applied: Rescale Slope is what every other
     reader of the file applies too.
 
+    Args:
+        task: The series.
+        source: Opens its files.
+
     Raises:
         PipelineError: `input-vanished`, `unsupported-transfer-syntax`, `truncated-pixels`, `precision-loss` or
             `decode-failed`, with the slice that it concerns.
@@ -30,14 +36,17 @@ def decode(task: SeriesTask) -> Volume:
     whole = all(ref.slope.is_integer() and ref.intercept.is_integer() for ref in task.slices)
     shape = (task.rows, task.columns)
     planes: NDArray[Any] = np.empty((len(task.slices), *shape), dtype=np.int16 if whole else np.float32)
-    file = None
-    for number, ref in enumerate(task.slices):
-        try:
-            file = file if file is not None and file.path == ref.path else open_pixels(ref.path)
-            planes = _put(planes, number, _stored(file, ref, shape), ref)
-        except PipelineError as error:
-            where = f"slice {number + 1} of {len(task.slices)}"
-            raise PipelineError(error.code, f"{where}: {error.message}", error.hint) from None
+    with contextlib.ExitStack() as opened:
+        file = None
+        for number, ref in enumerate(task.slices):
+            try:
+                if file is None or file.path != ref.path:
+                    opened.close()
+                    file = opened.enter_context(contextlib.closing(open_pixels(ref.path, source)))
+                planes = _put(planes, number, _stored(file, ref, shape), ref)
+            except PipelineError as error:
+                where = f"slice {number + 1} of {len(task.slices)}"
+                raise PipelineError(error.code, f"{where}: {error.message}", error.hint) from None
     return to_canonical(_fill(planes, task.blends) if task.blends else planes, task)
 
 

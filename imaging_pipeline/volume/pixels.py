@@ -16,7 +16,7 @@ from pydicom.uid import UID
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.elements import DEFLATED, EXPLICIT_BIG, Elements, NotDicomError, read_elements
-from imaging_pipeline.sources import open_source
+from imaging_pipeline.sources import Source, in_memory, open_source
 
 Plane = NDArray[Any]
 
@@ -48,13 +48,19 @@ class PixelFile:
 
     Attributes:
         path: Where it is.
+        stream: The open file.
         elements: Pixel attributes and the place of the pixel data.
         dataset: The same instance read by pydicom, only where its pixels are compressed.
     """
 
     path: str
+    stream: BinaryIO
     elements: Elements
     dataset: pydicom.FileDataset | None = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,28 +79,21 @@ class PixelFile:
                 `decode-failed`.
         """
         plane = _uncompressed(self, frame or 0) if self.dataset is None else _decompressed(self.dataset, frame)
-        return _looked_up(plane, self.path) if with_lut else plane
+        return _looked_up(plane, self.stream) if with_lut else plane
 
 
-def open_pixels(path: str) -> PixelFile:
+def open_pixels(path: str, source: Source = open_source) -> PixelFile:
     """Open an instance for its pixels.
+
+    Args:
+        path: Where it is.
+        source: Opens it.
 
     Raises:
         PipelineError: See `PixelFile.plane`.
     """
     try:
-        with open_source(path) as stream:
-            stream.seek(0, 2)
-            size_bytes = stream.tell()
-            stream.seek(0)
-            elements = read_elements(stream, size_bytes, _FORMAT_TAGS)
-            if elements.transfer_syntax_uid == DEFLATED or elements.pixel_bytes == -1:
-                _check_decoder(elements.transfer_syntax_uid)
-                if elements.pixel_bytes == -1:
-                    _check_fragments(stream, elements)
-                stream.seek(0)
-                return PixelFile(path, elements, pydicom.dcmread(stream, force=True))
-            return PixelFile(path, elements)
+        return _opened(path, in_memory(source(path), path))
     except (OSError, NotDicomError) as error:
         reason = getattr(error, "strerror", None) or "its content has changed"
         raise PipelineError(
@@ -102,6 +101,20 @@ def open_pixels(path: str) -> PixelFile:
         ) from None
     except _DECODER_FAULTS as error:
         raise _failed(str(error)) from None
+
+
+def _opened(path: str, stream: BinaryIO) -> PixelFile:
+    stream.seek(0, 2)
+    size_bytes = stream.tell()
+    stream.seek(0)
+    elements = read_elements(stream, size_bytes, _FORMAT_TAGS)
+    if elements.transfer_syntax_uid != DEFLATED and elements.pixel_bytes != -1:
+        return PixelFile(path, stream, elements)
+    _check_decoder(elements.transfer_syntax_uid)
+    if elements.pixel_bytes == -1:
+        _check_fragments(stream, elements)
+    stream.seek(0)
+    return PixelFile(path, stream, elements, pydicom.dcmread(stream, force=True))
 
 
 def _uncompressed(file: PixelFile, frame: int) -> Plane:
@@ -116,9 +129,8 @@ def _uncompressed(file: PixelFile, frame: int) -> Plane:
             f"{columns} x {rows} pixels of {dtype.itemsize} bytes need {needed} bytes, {present} are in the file",
             "send the series again from its source",
         )
-    with open_source(file.path) as stream:
-        stream.seek(elements.pixel_offset + frame * n_bytes)
-        stored = np.frombuffer(stream.read(n_bytes), dtype).reshape(rows, columns)
+    file.stream.seek(elements.pixel_offset + frame * n_bytes)
+    stored = np.frombuffer(file.stream.read(n_bytes), dtype).reshape(rows, columns)
     if elements.pixel_tag in (FLOAT_PIXELS, DOUBLE_PIXELS):
         return stored
     return _within_stored_bits(stored, elements)
@@ -153,10 +165,10 @@ def _decompressed(dataset: pydicom.FileDataset, frame: int | None) -> Plane:
     return plane
 
 
-def _looked_up(plane: Plane, path: str) -> Plane:
+def _looked_up(plane: Plane, stream: BinaryIO) -> Plane:
     try:
-        with open_source(path) as stream:
-            looked_up: Plane = apply_modality_lut(plane, pydicom.dcmread(stream, stop_before_pixels=True, force=True))
+        stream.seek(0)
+        looked_up: Plane = apply_modality_lut(plane, pydicom.dcmread(stream, stop_before_pixels=True, force=True))
     except _DECODER_FAULTS as error:
         raise _failed(f"Modality LUT Sequence (0028,3000): {error}") from None
     return looked_up
