@@ -175,7 +175,7 @@ def _runner(job: Job, *, dry_run: bool) -> Iterator[Runner]:
     with tempfile.TemporaryDirectory(prefix="imaging-pipeline-") as scratch:
         folder = Path(scratch) if dry_run else job.out / layout.LOGS
         with open_session(job.settings, folder / f"{job.run_id}.spark.log") as session:
-            yield SparkRunner(session)
+            yield SparkRunner(session, job.settings)
 
 
 def _exit_code(tally: Tally) -> Exit:

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from deltalake import DeltaTable
 
 from imaging_pipeline.results.index import SCHEMA
-from sample_data.phantom import CtSpec, write_ct, write_text_files
+from sample_data.phantom import CtSpec, write_ct, write_enhanced_ct, write_text_files
 from tests.conftest import ROOT, Finished
 
 Pipeline = Callable[..., Finished]
@@ -166,6 +168,70 @@ def test_spark_finds_every_file_that_this_process_finds(pipeline: Pipeline, tmp_
     assert "3 done" in spark.out
     again = pipeline(studies, "--out", studies / "results", *options)
     assert again.out.splitlines()[0] == spark.out.splitlines()[0], "results below the studies are no input"
+
+
+def packed(folder: Path, kind: str, prefix: str = "") -> None:
+    """Replace a folder by an archive of it."""
+    members = [(path, f"{prefix}{path.relative_to(folder)}") for path in sorted(folder.rglob("*"))]
+    if kind == "zip":
+        with zipfile.ZipFile(f"{folder}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, name in members:
+                archive.write(path, name)
+    else:
+        with tarfile.open(f"{folder}.{kind}", "w" if kind == "tar" else "w:gz") as archive:
+            for path, name in members:
+                archive.add(path, name)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five series: one in plain files, the others in archives of all kinds, a damaged archive among them."""
+    studies = tmp_path_factory.mktemp("archived")
+    for number, (kind, prefix) in enumerate([("", ""), ("zip", ""), ("tar", ""), ("tar.gz", "./"), ("tgz", "a/b/")]):
+        folder = studies / f"series{number}"
+        syntax = "1.2.840.10008.1.2.4.80" if number == 1 else "1.2.840.10008.1.2.1"
+        write_ct(dataclasses.replace(SPEC, series_number=number, transfer_syntax=syntax), folder)
+        if kind:
+            packed(folder, kind, prefix)
+    write_enhanced_ct(dataclasses.replace(SPEC, series_number=7), studies / "volume" / "v.dcm")
+    packed(studies / "volume", "zip")
+    (studies / "damaged.zip").write_bytes(b"PK\x03\x04" + bytes(100))
+    with zipfile.ZipFile(studies / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../../escaped.dcm", bytes(50_000_000))
+    return studies
+
+
+def image_digests(out: Path) -> dict[str, str]:
+    return {uid: row["output_digests"].get(row["image_path"], "") for uid, row in index_of(out).items()}
+
+
+def test_archives_are_read_like_folders(archived: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    done = pipeline(archived, "--out", tmp_path / "out", "--no-spark", "--model", "none", "--verbose")
+    assert done.code == 0, done.out + done.err
+    assert "files: 41 DICOM, 1 not-dicom, 1 unreadable-file" in done.out
+    rows = index_of(tmp_path / "out")
+    assert sorted(row["series_number"] for row in rows.values()) == [0, 1, 2, 3, 4, 7]
+    assert {row["status"] for row in rows.values()} == {"done"}
+    assert not (tmp_path / "escaped.dcm").exists()
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_bytes_by_path_or_by_content_make_the_same_volumes(archived: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    options = ("--model", "none", "--set", "identity.secret_file=" + str(tmp_path / "secret"))
+    (tmp_path / "secret").write_text("sixteen bytes or more")
+    digests = {}
+    for name, more in (
+        ("local", ("--no-spark",)),
+        ("path", ("--master", "local[2]")),
+        ("content", ("--master", "local[2]", "--set", "intake.transport=content")),
+    ):
+        done = pipeline(archived, "--out", tmp_path / name, *options, *more)
+        assert done.code == 0, done.out + done.err
+        digests[name] = image_digests(tmp_path / name)
+    assert len(digests["local"]) == 6
+    assert digests["path"] == digests["content"] == digests["local"]
 
 
 def test_six_real_series_become_images_and_masks_on_their_own_voxels(

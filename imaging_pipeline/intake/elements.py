@@ -176,7 +176,7 @@ def _read_deflated(inflated: Inflated, elements: Elements, wanted: frozenset[int
     try:
         head = inflated.read(MAX_HEADER_BYTES)
     except OSError as error:
-        raise _damaged(error.strerror) from None
+        raise _damaged(str(error.strerror)) from None
     walker = _Walker(_Window(io.BytesIO(head), len(head)), implicit=False, big=False)
     _read_dataset(walker, 0, elements, wanted)
     if elements.pixel_bytes is not None and not inflated.is_exhausted:

@@ -82,7 +82,7 @@ class Thrifty:
 
 
 def _read(stream: BinaryIO, instance: SliceHeader) -> Dataset:
-    source = inflate(stream) if instance.transfer_syntax_uid == DEFLATED else stream
+    source = cast(BinaryIO, inflate(stream)) if instance.transfer_syntax_uid == DEFLATED else stream
     return pydicom.dcmread(cast(BinaryIO, Thrifty(source)), stop_before_pixels=True, force=True)
 
 

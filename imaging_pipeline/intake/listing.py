@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import FileRef
+from imaging_pipeline.sources import MEMBER, is_archive, members
 
 
 def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
@@ -19,13 +20,36 @@ def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRe
         yield _file_ref(path)
 
 
-def list_passed_over(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
-    """Files that Spark's listing passes over: empty ones, and those below a name that starts with `_` or `.`."""
+def list_passed_over(studies: Path, *, exclude: Path | None = None, in_archives: bool = False) -> Iterator[FileRef]:
+    """Files that Spark's listing passes over: empty ones, and those below a name that starts with `_` or `.`.
+
+    Args:
+        studies: Folder of DICOM files.
+        exclude: Folder left out.
+        in_archives: Members of archives are passed over by the same rule, where Spark opens the archives itself.
+    """
     for path in _walk(studies, exclude):
-        parts = os.path.relpath(path, studies).split(os.sep)
         file = _file_ref(path)
-        if file.size_bytes == 0 or any(part.startswith(("_", ".")) for part in parts):
+        if file.size_bytes == 0 or _is_hidden(os.path.relpath(path, studies)):
             yield file
+        elif in_archives and is_archive(path):
+            yield from _hidden_members(file)
+
+
+def _hidden_members(file: FileRef) -> Iterator[FileRef]:
+    """Members of an archive that Spark passes over; the archive itself where it is damaged and says so when read."""
+    try:
+        inner = list(members(file.path))
+    except OSError:
+        yield file
+        return
+    for path, size_bytes in inner:
+        if _is_hidden(path.partition(MEMBER)[2]):
+            yield FileRef(path=path, size_bytes=size_bytes, modified_at=file.modified_at)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
 def check_studies(studies: Path) -> None:

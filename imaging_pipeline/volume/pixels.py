@@ -6,7 +6,7 @@ and Pixel Representation (0028,0103); encapsulation as in section A.4.
 
 import struct
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pydicom
@@ -15,8 +15,10 @@ from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.elements import DEFLATED, EXPLICIT_BIG, Elements, NotDicomError, read_elements
+from imaging_pipeline.intake.elements import DEFLATED, EXPLICIT_BIG, Elements, NotDicomError, inflate, read_elements
+from imaging_pipeline.intake.frames import PARSER_FAULTS, Thrifty
 from imaging_pipeline.sources import Source, in_memory, open_source
+from imaging_pipeline.volume.codestreams import HEAD_BYTES, read_frame_header, starts_codestream
 
 Plane = NDArray[Any]
 
@@ -33,13 +35,9 @@ _FASTEST = {
 _LOSSY_JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55))
 _CODESTREAMS = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000: all end with the marker FFD9
 _END_OF_IMAGE = b"\xff\xd9"
+_LARGE_PLANE_BYTES, _LARGEST_RATIO = 1 << 26, 1000  # planes of air shrink by more, but are far smaller
+_RLE, _RLE_RATIO = "1.2.840.10008.1.2.5", 64  # 2 bytes stand for 128 at most, PS3.5 section G.3.1
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
-
-# what pydicom and its plugins are known to raise on damaged pixels
-_DECODER_FAULTS = (
-    *(ValueError, AttributeError, KeyError, TypeError, IndexError, EOFError, RuntimeError, OSError),
-    *(struct.error, NotImplementedError),
-)
 
 
 @dataclass(slots=True)
@@ -78,7 +76,7 @@ class PixelFile:
             PipelineError: `input-vanished`, `unsupported-transfer-syntax`, `truncated-pixels`, `precision-loss` or
                 `decode-failed`.
         """
-        plane = _uncompressed(self, frame or 0) if self.dataset is None else _decompressed(self.dataset, frame)
+        plane = _uncompressed(self, frame or 0) if self.dataset is None else _decompressed(self, frame or 0)
         return _looked_up(plane, self.stream) if with_lut else plane
 
 
@@ -95,11 +93,8 @@ def open_pixels(path: str, source: Source = open_source) -> PixelFile:
     try:
         return _opened(path, in_memory(source(path), path))
     except (OSError, NotDicomError) as error:
-        reason = getattr(error, "strerror", None) or "its content has changed"
-        raise PipelineError(
-            Code.INPUT_VANISHED, f"a slice cannot be read any more: {reason}", "run again when it is back"
-        ) from None
-    except _DECODER_FAULTS as error:
+        raise _vanished(error) from None
+    except PARSER_FAULTS as error:
         raise _failed(str(error)) from None
 
 
@@ -108,13 +103,13 @@ def _opened(path: str, stream: BinaryIO) -> PixelFile:
     size_bytes = stream.tell()
     stream.seek(0)
     elements = read_elements(stream, size_bytes, _FORMAT_TAGS)
-    if elements.transfer_syntax_uid != DEFLATED and elements.pixel_bytes != -1:
-        return PixelFile(path, stream, elements)
+    if elements.pixel_bytes != -1:
+        is_deflated = elements.transfer_syntax_uid == DEFLATED
+        return PixelFile(path, cast(BinaryIO, inflate(stream)) if is_deflated else stream, elements)
     _check_decoder(elements.transfer_syntax_uid)
-    if elements.pixel_bytes == -1:
-        _check_fragments(stream, elements)
-    stream.seek(0)
-    return PixelFile(path, stream, elements, pydicom.dcmread(stream, force=True))
+    _stored_type(elements)  # refuses what decoders give up on, some of them with the whole process
+    _check_fragments(stream, elements)
+    return PixelFile(path, stream, elements, _dataset(stream))
 
 
 def _uncompressed(file: PixelFile, frame: int) -> Plane:
@@ -129,8 +124,14 @@ def _uncompressed(file: PixelFile, frame: int) -> Plane:
             f"{columns} x {rows} pixels of {dtype.itemsize} bytes need {needed} bytes, {present} are in the file",
             "send the series again from its source",
         )
-    file.stream.seek(elements.pixel_offset + frame * n_bytes)
-    stored = np.frombuffer(file.stream.read(n_bytes), dtype).reshape(rows, columns)
+    try:
+        file.stream.seek(elements.pixel_offset + frame * n_bytes)
+        raw = file.stream.read(n_bytes)
+    except OSError as error:
+        raise _vanished(error) from None
+    if len(raw) < n_bytes:
+        raise _truncated(f"{n_bytes} bytes of pixels are announced, {len(raw)} are in the file")
+    stored = np.frombuffer(raw, dtype).reshape(rows, columns)
     if elements.pixel_tag in (FLOAT_PIXELS, DOUBLE_PIXELS):
         return stored
     return _within_stored_bits(stored, elements)
@@ -152,24 +153,34 @@ def _within_stored_bits(stored: Plane, elements: Elements) -> Plane:
     if not 0 < bits < allocated:
         return stored
     above = allocated - 1 - max(elements.short(0x00280102), bits - 1)
+    if above < 0:
+        raise _failed(f"High Bit (0028,0102) is {elements.short(0x00280102)} of {allocated} bits allocated")
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     return (native << above) >> (allocated - bits)
 
 
-def _decompressed(dataset: pydicom.FileDataset, frame: int | None) -> Plane:
-    syntax = dataset.file_meta.TransferSyntaxUID
+def _decompressed(file: PixelFile, frame: int) -> Plane:
+    assert file.dataset is not None
+    plugin = _FASTEST.get(file.elements.transfer_syntax_uid, "")
     try:
-        plane: Plane = pixel_array(dataset, index=frame or 0, decoding_plugin=_FASTEST.get(str(syntax), ""))
-    except _DECODER_FAULTS as error:
+        plane: Plane = pixel_array(file.dataset, index=frame, decoding_plugin=plugin)
+    except PARSER_FAULTS as error:
         raise _failed(str(error)) from None
     return plane
 
 
+def _dataset(stream: BinaryIO, *, with_pixels: bool = True) -> pydicom.FileDataset:
+    stream.seek(0)
+    try:
+        return pydicom.dcmread(cast(BinaryIO, Thrifty(stream)), stop_before_pixels=not with_pixels, force=True)
+    except PARSER_FAULTS as error:
+        raise _failed(str(error)) from None
+
+
 def _looked_up(plane: Plane, stream: BinaryIO) -> Plane:
     try:
-        stream.seek(0)
-        looked_up: Plane = apply_modality_lut(plane, pydicom.dcmread(stream, stop_before_pixels=True, force=True))
-    except _DECODER_FAULTS as error:
+        looked_up: Plane = apply_modality_lut(plane, _dataset(stream, with_pixels=False))
+    except PARSER_FAULTS as error:
         raise _failed(f"Modality LUT Sequence (0028,3000): {error}") from None
     return looked_up
 
@@ -206,8 +217,8 @@ def _check_fragments(stream: BinaryIO, elements: Elements) -> None:
         if offset + 8 + length > end:
             raise _truncated(f"a fragment of {length} bytes is announced, {end - offset - 8} are in the file")
         n_fragments += 1
-        if elements.transfer_syntax_uid in _LOSSY_JPEG and n_fragments == 1:
-            _check_precision(stream.read(min(length, 4096)), elements)
+        if n_fragments:
+            _check_fragment(stream.read(min(length, HEAD_BYTES)), length, n_fragments == 1, elements)
         stream.seek(offset + 8 + max(0, length - 4))
         tail = stream.read(min(length, 4)) or tail
         offset += 8 + length
@@ -215,21 +226,47 @@ def _check_fragments(stream: BinaryIO, elements: Elements) -> None:
         raise _truncated("the compressed pixels end without an end marker")
 
 
-def _check_precision(head: bytes, elements: Elements) -> None:
-    """A lossy JPEG whose frame header (ITU-T T.81 section B.2.2) holds fewer bits than the DICOM header promises."""
-    offset, bits = 2, elements.short(0x00280101)
-    while offset + 5 <= len(head) and head[offset] == 0xFF:
-        marker, length = head[offset + 1], int.from_bytes(head[offset + 2 : offset + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if head[offset + 4] < bits:
-                raise PipelineError(
-                    Code.PRECISION_LOSS,
-                    f"{UID(elements.transfer_syntax_uid).name} holds {head[offset + 4]} bits a pixel, "
-                    f"the header says {bits}",
-                    "send the series in a lossless transfer syntax",
-                )
-            return
-        offset += 2 + length
+def _check_fragment(head: bytes, length: int, is_first: bool, elements: Elements) -> None:
+    if elements.transfer_syntax_uid.startswith(_CODESTREAMS) and (is_first or starts_codestream(head)):
+        _check_codestream(head, elements)
+    elif elements.transfer_syntax_uid == _RLE:
+        n_bytes = elements.short(0x00280010) * elements.short(0x00280011) * _stored_type(elements).itemsize
+        if length * _RLE_RATIO < n_bytes:
+            raise _truncated(f"a fragment of {length} bytes cannot hold {n_bytes} in runs of 128 at most")
+
+
+def _check_codestream(head: bytes, elements: Elements) -> None:
+    """Compare what a codestream says of itself with the DICOM header, which the limits of intake have seen."""
+    frame = read_frame_header(head)
+    if frame is None:
+        raise _failed("the compressed pixels have no frame header")
+    rows, columns = elements.short(0x00280010), elements.short(0x00280011)
+    if (frame.rows, frame.columns, frame.samples) != (rows, columns, elements.short(0x00280002) or 1):
+        raise _failed(
+            f"{frame.columns} x {frame.rows} pixels of {frame.samples} samples are compressed, "
+            f"the header says {columns} x {rows} of {elements.short(0x00280002) or 1}"
+        )
+    n_bytes = rows * columns * _stored_type(elements).itemsize
+    if n_bytes > _LARGE_PLANE_BYTES and n_bytes > _LARGEST_RATIO * elements.pixel_bytes_present:
+        raise PipelineError(
+            Code.TOO_LARGE,
+            f"{columns} x {rows} pixels are announced by {elements.pixel_bytes_present} compressed bytes",
+            "send the series again from its source",
+        )
+    if frame.bits > elements.short(0x00280100):
+        raise _failed(f"{frame.bits} bits a pixel are compressed, {elements.short(0x00280100)} allocated")
+    if elements.transfer_syntax_uid in _LOSSY_JPEG and frame.bits < elements.short(0x00280101):
+        raise PipelineError(
+            Code.PRECISION_LOSS,
+            f"{UID(elements.transfer_syntax_uid).name} holds {frame.bits} bits a pixel, "
+            f"the header says {elements.short(0x00280101)}",
+            "send the series in a lossless transfer syntax",
+        )
+
+
+def _vanished(error: Exception) -> PipelineError:
+    reason = getattr(error, "strerror", None) or "its content has changed"
+    return PipelineError(Code.INPUT_VANISHED, f"a slice cannot be read any more: {reason}", "run again when it is back")
 
 
 def _truncated(message: str) -> PipelineError:
