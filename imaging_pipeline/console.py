@@ -77,7 +77,8 @@ class Screen:
             notes = [f"{finding.code}: {finding.message}" for finding in task.findings]
             table.add_row(*_cells(task.identity), escape("; ".join((f"{again}: {size}", *notes))))
         for item in skipped:
-            table.add_row(*_cells(item.identity), escape(f"skipped: {item.code}: {item.message}"))
+            fate = "failed" if item.code.is_failure else "skipped"
+            table.add_row(*_cells(item.identity), escape(f"{fate}: {item.code}: {item.message}"))
         self._console.print(table)
 
     def summary(self, tally: Tally, seconds: float) -> None:

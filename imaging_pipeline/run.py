@@ -108,7 +108,7 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
         else:
             _execute(plan, job, runner, tally, screen)
     if arguments.dry_run:
-        return Exit.OK if plan.todo or plan.done else Exit.NOTHING_USABLE
+        return _exit_of_plan(plan)
     screen.summary(tally, time.monotonic() - start)
     return _exit_code(tally)
 
@@ -176,6 +176,13 @@ def _runner(job: Job, *, dry_run: bool) -> Iterator[Runner]:
         folder = Path(scratch) if dry_run else job.out / layout.LOGS
         with open_session(job.settings, folder / f"{job.run_id}.spark.log") as session:
             yield SparkRunner(session, job.settings)
+
+
+def _exit_of_plan(plan: Plan) -> Exit:
+    """What a run would end in if every series that is taken were done."""
+    if any(item.code.is_failure for item in plan.skipped):
+        return Exit.SOME_FAILED
+    return Exit.OK if plan.todo or plan.done else Exit.NOTHING_USABLE
 
 
 def _exit_code(tally: Tally) -> Exit:

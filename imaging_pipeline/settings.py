@@ -33,7 +33,7 @@ class IntakeSettings(_Section):
     settle_seconds: float = Field(0.0, ge=0, description="a series with a younger file is left for the next run")
     max_voxels: int = Field(2**31, ge=1, description="larger volumes are refused before memory is taken")
     transport: Literal["path", "content"] = Field(
-        "path", description="executors open listed paths, or Spark hands them the bytes (stores that only it reaches)"
+        "path", description="executors open listed paths, or Spark hands them the bytes"
     )
     files_per_partition: int = Field(400, ge=1, description="header tasks of about this many files")
 

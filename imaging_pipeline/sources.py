@@ -27,7 +27,11 @@ MAX_ARCHIVE_BYTES = 1 << 38
 """A compressed tar archive that unpacks to more (256 GiB) is refused."""
 
 _OPEN_ARCHIVES = 4
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, ValueError)
+ARCHIVE_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, ValueError),
+    *(RuntimeError, NotImplementedError),  # encrypted members, unknown compression
+)
+"""What reading a damaged, encrypted or exotic archive is known to raise."""
 
 
 def is_archive(path: str) -> bool:
@@ -74,7 +78,7 @@ def in_memory(stream: BinaryIO, path: str) -> BinaryIO:
     with stream:
         try:
             content = stream.read(MAX_MEMBER_BYTES)
-        except _DAMAGE as error:
+        except ARCHIVE_DAMAGE as error:
             raise OSError(0, f"the archive is damaged: {error}") from None
     if len(content) == MAX_MEMBER_BYTES:
         raise OSError(0, f"more than {MAX_MEMBER_BYTES} bytes unpacked")
@@ -105,7 +109,7 @@ class Contents:
 def _open_member(path: str, name: str) -> BinaryIO:
     try:
         return cast(BinaryIO, _archive(path).open(name, "rb"))
-    except _DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         raise OSError(0, f"the archive is damaged: {error}") from None
 
 
@@ -113,7 +117,7 @@ def _archive(path: str) -> Any:
     status = os.stat(path) if os.path.exists(path) else None
     try:
         return _open_archive(path, 0 if status is None else status.st_mtime_ns)
-    except _DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         raise OSError(0, f"no archive, or a damaged one: {error}") from None
 
 

@@ -170,6 +170,16 @@ def test_interpolation_that_would_invent_too_much_is_refused(
     assert series.code is Code.MISSING_SLICES
 
 
+def test_one_slice_light_years_away_takes_no_memory(tmp_path: Path, grouped: Group, settings: Settings) -> None:
+    def shift(ds: pydicom.Dataset, k: int) -> None:
+        x, y, z = ds.ImagePositionPatient
+        ds.ImagePositionPatient = [x, y, z if k < 5 else 4e11]
+
+    write_ct(dataclasses.replace(SPEC, edit=shift), tmp_path)
+    for policy in ("missing_slices", "variable_spacing"):
+        assert not grouped(tmp_path, with_policy(settings, **{policy: "interpolate"})).tasks
+
+
 def test_uneven_slices_are_resampled_on_demand(tmp_path: Path, grouped: Group, settings: Settings) -> None:
     def shift(ds: pydicom.Dataset, k: int) -> None:
         x, y, z = ds.ImagePositionPatient

@@ -196,6 +196,11 @@ def archived(tmp_path_factory: pytest.TempPathFactory) -> Path:
             packed(folder, kind, prefix)
     write_enhanced_ct(dataclasses.replace(SPEC, series_number=7), studies / "volume" / "v.dcm")
     packed(studies / "volume", "zip")
+    with zipfile.ZipFile(studies / "spoilt.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.dcm", bytes(range(256)) * 4000)
+    content = bytearray((studies / "spoilt.zip").read_bytes())
+    content[60:400] = bytes(340)
+    (studies / "spoilt.zip").write_bytes(content)
     (studies / "damaged.zip").write_bytes(b"PK\x03\x04" + bytes(100))
     with zipfile.ZipFile(studies / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../../escaped.dcm", bytes(50_000_000))
@@ -209,7 +214,7 @@ def image_digests(out: Path) -> dict[str, str]:
 def test_archives_are_read_like_folders(archived: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     done = pipeline(archived, "--out", tmp_path / "out", "--no-spark", "--model", "none", "--verbose")
     assert done.code == 0, done.out + done.err
-    assert "files: 41 DICOM, 1 not-dicom, 1 unreadable-file" in done.out
+    assert "files: 41 DICOM, 1 not-dicom, 2 unreadable-file" in done.out
     rows = index_of(tmp_path / "out")
     assert sorted(row["series_number"] for row in rows.values()) == [0, 1, 2, 3, 4, 7]
     assert {row["status"] for row in rows.values()} == {"done"}

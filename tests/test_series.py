@@ -88,6 +88,15 @@ def test_copies_of_an_instance_count_once(tmp_path: Path, grouped: Group) -> Non
     assert result.n_duplicates == 20
 
 
+def test_an_intact_copy_wins_over_one_that_was_cut_off(tmp_path: Path, grouped: Group) -> None:
+    written = write_ct(SPEC, tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    written.paths[3].write_bytes(written.paths[3].read_bytes()[:-60])
+    result = grouped(tmp_path)
+    assert len(result.tasks) == 1
+    assert result.n_duplicates == 20
+
+
 def test_two_echoes_under_one_uid_become_two_stacks(tmp_path: Path, grouped: Group) -> None:
     for echo_ms in (10, 20):
         extra = {"EchoTime": echo_ms, "SeriesInstanceUID": "1.2.3"}

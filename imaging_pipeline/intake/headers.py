@@ -9,7 +9,7 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicomError, read_elements
 from imaging_pipeline.intake.frames import has_functional_groups, read_deflated, read_frames
 from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile, SliceHeader
-from imaging_pipeline.sources import MEMBER, Source, is_archive, members, open_source
+from imaging_pipeline.sources import ARCHIVE_DAMAGE, MEMBER, Source, is_archive, members, open_source
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -100,6 +100,10 @@ def read_header(file: FileRef, keywords: Collection[str] = (), source: Source = 
         yield _skipped(file, error.code, error.message)
     except OSError as error:
         yield _skipped(file, Code.UNREADABLE_FILE, error.strerror or type(error).__name__)
+    except ARCHIVE_DAMAGE as error:
+        if MEMBER not in file.path:
+            raise
+        yield _skipped(file, Code.UNREADABLE_FILE, f"the archive cannot be unpacked: {error}")
     else:
         yield from planes
 

@@ -37,7 +37,7 @@ class Grouped:
         tasks: Series that are volumes.
         heads: Series key to a header of each task, for selection.
         skipped: Series that are not, and why.
-        n_duplicates: Second copies of an instance that were left out.
+        n_duplicates: Files left out because they hold second copies of instances.
     """
 
     tasks: tuple[SeriesTask, ...]
@@ -71,13 +71,13 @@ def group_series(planes: Iterable[SliceHeader], keys: Keys, settings: Settings) 
 
 
 def _without_copies(planes: Iterable[SliceHeader]) -> tuple[list[SliceHeader], int]:
-    """Planes with distinct SOP Instance UIDs, the first path in sorted order kept."""
+    """Planes with distinct SOP Instance UIDs: the first intact one in the order of paths; and the files left out."""
     kept: dict[tuple[str, int | None], SliceHeader] = {}
-    n_planes = 0
-    for plane in sorted(planes, key=lambda plane: (plane.path, plane.frame or 0)):
-        n_planes += 1
+    paths = set()
+    for plane in sorted(planes, key=lambda plane: (plane.problem_code is not None, plane.path, plane.frame or 0)):
+        paths.add(plane.path)
         kept.setdefault((plane.sop_instance_uid or plane.path, plane.frame), plane)
-    return list(kept.values()), n_planes - len(kept)
+    return list(kept.values()), len(paths - {plane.path for plane in kept.values()})
 
 
 def _by_series(planes: Planes) -> dict[str, list[SliceHeader]]:
@@ -193,6 +193,10 @@ def _remarks(planes: Planes) -> Iterator[Finding]:
     if first.frame is not None:
         n_files = len({plane.path for plane in planes})
         yield Finding(code=Code.MULTI_FRAME, message=f"{len(planes)} frames of {n_files} Enhanced instances")
+    n_flat = sum(plane.slope == 0 for plane in planes)
+    if n_flat:
+        message = f"Rescale Slope (0028,1053) is 0 in {n_flat} of {len(planes)} planes, read as 1"
+        yield Finding(code=Code.DAMAGED_DECIMALS, message=message)
     n_lossy = sum(plane.is_lossy for plane in planes)
     if n_lossy:
         message = f"{n_lossy} of {len(planes)} planes say Lossy Image Compression (0028,2110)"

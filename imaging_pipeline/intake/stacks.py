@@ -168,7 +168,8 @@ def _irregular(
         message = f"distances between slices run from {gaps.min():.3g} to {gaps.max():.3g} mm"
     grid = _fill(planes, along, unit, settings) if policy == "interpolate" else None
     if grid is None:
-        return Judgement(code=code, message=message, hint=_GAPS_HINT[code], findings=findings)
+        hint = _GAPS_HINT[code] if policy == "reject" else _TOO_MANY_GAPS_HINT
+        return Judgement(code=code, message=message, hint=hint, findings=findings)
     filled = f"{message}; {sum(blend.weight > 0 for blend in grid.blends)} of {len(grid.blends)} slices interpolated"
     step = np.array(grid.step_mm)
     findings = (*findings, Finding(code=code, message=filled), *_tilt(step, normal))
@@ -181,6 +182,11 @@ _GAPS_HINT = {
 }
 
 
+_TOO_MANY_GAPS_HINT = (
+    "more slices would be invented than geometry.max_filled_share allows: send the series again in full"
+)
+
+
 def _fill(planes: tuple[SliceHeader, ...], along: Array, unit: float, settings: GeometrySettings) -> Grid | None:
     """A regular grid of about `unit` mm between the first and the last plane; None where too much were invented.
 
@@ -189,6 +195,8 @@ def _fill(planes: tuple[SliceHeader, ...], along: Array, unit: float, settings: 
     """
     positions = np.array([plane.position_mm for plane in planes])
     n_slices = round(float(along[-1] - along[0]) / unit) + 1
+    if n_slices - len(planes) > settings.max_filled_share * n_slices:
+        return None
     targets = np.linspace(along[0], along[-1], n_slices)
     lower = np.clip(np.searchsorted(along, targets, side="right") - 1, 0, len(along) - 2)
     weights = (targets - along[lower]) / (along[lower + 1] - along[lower])

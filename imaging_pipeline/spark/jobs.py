@@ -147,7 +147,7 @@ class _SparkJob(threading.Thread):
         """Run the job to its end."""
         try:
             self._frame.toArrow()
-        except (PySparkException, Py4JError) as error:
+        except (PySparkException, Py4JError, OSError, pa.ArrowException) as error:
             self.failure = first_lines(error)
             logging.getLogger(__name__).exception("Spark gave up")
 

@@ -41,30 +41,25 @@ def open_session(settings: Settings, log: Path) -> Iterator[SparkSession]:
         PipelineError: `java-missing`, or `spark-failed` where the session does not start.
     """
     check_java()
-    session = _start(settings, log)
-    try:
-        yield session
-    finally:
-        session.stop()
-        _log4j(log).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="imaging-pipeline-", ignore_cleanup_errors=True) as scratch:
+        session = _start(settings, log, Path(scratch))
+        try:
+            yield session
+        finally:
+            session.stop()
 
 
-def _start(settings: Settings, log: Path) -> SparkSession:
+def _start(settings: Settings, log: Path, scratch: Path) -> SparkSession:
     builder = SparkSession.builder
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    os.environ.setdefault("SPARK_WORKER_DIR", tempfile.mkdtemp(prefix="imaging-pipeline-workers-"))
+    os.environ.setdefault("SPARK_WORKER_DIR", str(scratch))  # else a local cluster works inside pyspark's own folder
     os.environ.setdefault("LC_ALL", "C.UTF-8")  # else the JVM cannot name files beyond ASCII
-    log4j = _log4j(log)
+    log4j = scratch / "log4j2.properties"
     log4j.write_text(_LOG4J.format(log=log), encoding="utf-8")
     for key, value in {**_properties(settings, log4j), **settings.spark.conf}.items():
         builder = builder.config(key, value)
     with spark_errors("starting the session"), _standard_error_to(log):
         return builder.getOrCreate()
-
-
-def _log4j(log: Path) -> Path:
-    """The JVM reads from here where its log goes."""
-    return log.with_suffix(".log4j2.properties")
 
 
 def _properties(settings: Settings, log4j: Path) -> dict[str, str]:

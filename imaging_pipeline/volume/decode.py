@@ -19,8 +19,8 @@ _WIDER = {np.dtype(np.int16): np.int32, np.dtype(np.int32): np.float64}
 def decode(task: SeriesTask, source: Source = open_source) -> Volume:
     """Decode a series: slices in order along the normal, rescaled each by its own slope and intercept.
 
-    The array is int16 where every slope and intercept is a whole number and the values fit, int32 where they do not
-    fit, else float32 (Rescale Slope (0028,1053) and Modality LUT Sequence (0028,3000), DICOM PS3.3 section C.11.1).
+    The array is int16 where every slope and intercept is a whole number and the values fit, int32 or float64 where they
+    need more, else float32 (Rescale Slope (0028,1053) and Modality LUT Sequence (0028,3000), DICOM PS3.3 section C.11.1).
     Values are what the modality means: neither MONOCHROME1 nor a Pixel Padding Value (0028,0120), both a matter of
     display, changes them. Philips' private scale slope (2005,100E) is not applied: Rescale Slope is what every other
     reader of the file applies too.

@@ -16,7 +16,8 @@ class RandDeformd(RandomizableTransform, MapTransform):
     """Cut a patch of fixed size through a randomly rotated, scaled, shifted and bent grid.
 
     One `grid_sample` does what RandAffined, Rand3DElasticd and a crop or pad do in three, which
-    matters on a CPU. Outside of the image the patch holds zeros, as sliding-window padding does.
+    matters on a CPU. Outside of the image the patch holds zeros, as sliding-window padding does,
+    or made-up background: training crops are tight, and a wider crop must not surprise the model.
 
     Args:
         keys: one image `(1, I, J, K)` and its label map `(1, I, J, K)`, in this order.
@@ -28,6 +29,8 @@ class RandDeformd(RandomizableTransform, MapTransform):
         bend_voxels: standard deviation of the displacement at the control points.
         control_points: number of control points along each axis.
         prob: probability of a deformation; otherwise the patch is cut straight at the centre.
+        fill_prob: probability that the outside is not zero but the image mirrored at its border,
+            the image repeated, or its darkest value, one as often as the other.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class RandDeformd(RandomizableTransform, MapTransform):
         bend_voxels: float = 1.5,
         control_points: Sequence[int] = (5, 6, 5),
         prob: float = 0.9,
+        fill_prob: float = 0.0,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
@@ -51,14 +55,16 @@ class RandDeformd(RandomizableTransform, MapTransform):
         self.shift_voxels = shift_voxels
         self.bend_voxels = bend_voxels
         self.control_points = tuple(control_points)
+        self.fill_prob = fill_prob
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Return the data with a patch of the image and the same patch of its label map."""
         result = dict(data)
         image_key, label_key = self.keys
         self.randomize(None)
         grid = self._grid(tuple(result[image_key].shape[1:]))
         labels = one_hot(result[label_key][0].long(), self.num_classes).movedim(-1, 0).float()
-        result[image_key] = _sample(result[image_key], grid)
+        result[image_key] = _fill(result[image_key], grid, self._outside)
         result[label_key] = _sample(labels, grid).argmax(dim=0, keepdim=True)
         return result
 
@@ -66,6 +72,8 @@ class RandDeformd(RandomizableTransform, MapTransform):
         """Draw the matrix, the shift and the control points of the next deformation."""
         super().randomize(data)
         self._matrix, self._shift, self._bend = np.eye(3), np.zeros(3), None
+        filled = self.R.uniform() < self.fill_prob
+        self._outside = str(self.R.choice(["mirrored", "repeated", "dark"])) if filled else "zero"
         if not self._do_transform:
             return
         spread = 1 + self.R.uniform(-self.scale, self.scale)
@@ -99,6 +107,17 @@ def _rotation(angles_deg: np.ndarray) -> np.ndarray:
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         matrix = matrix @ turn
     return matrix
+
+
+def _fill(image: torch.Tensor, grid: torch.Tensor, outside: str) -> torch.Tensor:
+    """Sample an image and put the chosen background where the grid leaves it."""
+    inside = (grid.abs() <= 1).all(dim=-1)
+    patch = _sample(image, grid)
+    if outside == "mirrored":
+        return torch.where(inside, patch, _sample(image, 1 - ((grid + 1) % 4 - 2).abs()))
+    if outside == "repeated":
+        return torch.where(inside, patch, _sample(image, (grid + 1) % 2 - 1))
+    return torch.where(inside, patch, image.min()) if outside == "dark" else patch
 
 
 def _sample(channels: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
