@@ -174,7 +174,7 @@ def with_value(content: bytes, field: Field, value: bytes, *, same_length: bool 
     """The file with another value, its own length set right; those of sequences around it stay."""
     value += b"\0" * (len(value) % 2)
     if same_length:
-        value = value[: field.length].ljust(field.end - field.value_at)
+        value = value[: field.length].ljust(min(field.end, len(content)) - field.value_at)
     return with_length(content, field, len(value))[: field.value_at] + value + content[field.end :]
 
 
@@ -548,7 +548,7 @@ def test_damaged_files_of_the_collection_end_in_a_volume_or_a_reason(
 ) -> None:
     start = time.monotonic()
     write_real_seeds(shared / "data" / "dicom", tmp_path)
-    assert len(read_seeds(tmp_path)) > 20
+    assert len(read_seeds(tmp_path)) >= 20
     judge(fuzz(tmp_path, 4000), tmp_path, capsys, start)
 
 

@@ -7,7 +7,8 @@ HEAD_BYTES = 1 << 16
 """The frame header of a codestream is looked for in so many bytes from its start."""
 
 _JPEG_START, _JPEG_2000_START, _JP2_SIGNATURE = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
-_STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment behind them, ITU-T T.81 table B.1
+_LOSSLESS = 0xC3
+_SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0), 0xF8))  # may stand before a scan header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +18,14 @@ class FrameHeader:
     Attributes:
         bits: Bits of a sample.
         samples: Samples of a pixel.
+        kind: Marker of the frame header, 0 for JPEG 2000.
     """
 
     rows: int
     columns: int
     bits: int
     samples: int
+    kind: int = 0
 
 
 def starts_codestream(head: bytes) -> bool:
@@ -39,17 +42,31 @@ def read_frame_header(head: bytes) -> FrameHeader | None:
 
 
 def _jpeg(head: bytes) -> FrameHeader | None:
-    offset = 2
+    """The frame header, if every marker up to the first scan stands where it should.
+
+    Decoders end the process over scans that no frame, or another one, stands before.
+    """
+    offset, frame = 2, None
     while offset + 10 <= len(head) and head[offset] == 0xFF:
         marker, length = head[offset + 1], int.from_bytes(head[offset + 2 : offset + 4], "big")
-        if marker == 0xFF or marker in _STANDALONE:
-            offset += 1 if marker == 0xFF else 2
-            continue
+        if marker == 0xDA:
+            return frame if frame is not None and _is_scan_of(frame, head[offset + 4 : offset + 2 + length]) else None
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             bits, rows, columns, samples = struct.unpack_from(">BHHB", head, offset + 4)
-            return FrameHeader(rows=rows, columns=columns, bits=bits, samples=samples)
+            if frame is not None or length != 8 + 3 * samples or not 2 <= bits <= 16:
+                return None
+            frame = FrameHeader(rows=rows, columns=columns, bits=bits, samples=samples, kind=marker)
+        elif marker not in _SEGMENTS:
+            return None
         offset += 2 + length
     return None
+
+
+def _is_scan_of(frame: FrameHeader, scan: bytes) -> bool:
+    """Whether a scan header (ITU-T T.81 section B.2.3) is of all samples, and of a predictor if one is needed."""
+    if len(scan) != 4 + 2 * frame.samples or scan[0] != frame.samples:
+        return False
+    return frame.kind != _LOSSLESS or 1 <= scan[-3] <= 7
 
 
 def _jpeg_2000(head: bytes) -> FrameHeader | None:

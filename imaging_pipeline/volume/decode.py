@@ -19,8 +19,9 @@ _WIDER = {np.dtype(np.int16): np.int32, np.dtype(np.int32): np.float64}
 def decode(task: SeriesTask, source: Source = open_source) -> Volume:
     """Decode a series: slices in order along the normal, rescaled each by its own slope and intercept.
 
-    The array is int16 where every slope and intercept is a whole number and the values fit, int32 or float64 where they
-    need more, else float32 (Rescale Slope (0028,1053) and Modality LUT Sequence (0028,3000), DICOM PS3.3 section C.11.1).
+    The array is int16 where every slope and intercept is a whole number and the values fit, int32 or float64 where
+    they need more, else float32 (Rescale Slope (0028,1053) and Modality LUT Sequence (0028,3000), DICOM PS3.3
+    section C.11.1).
     Values are what the modality means: neither MONOCHROME1 nor a Pixel Padding Value (0028,0120), both a matter of
     display, changes them. Philips' private scale slope (2005,100E) is not applied: Rescale Slope is what every other
     reader of the file applies too.
@@ -33,6 +34,7 @@ def decode(task: SeriesTask, source: Source = open_source) -> Volume:
         PipelineError: `input-vanished`, `unsupported-transfer-syntax`, `truncated-pixels`, `precision-loss` or
             `decode-failed`, with the slice that it concerns.
     """
+    _keep_heap()
     whole = all(ref.slope.is_integer() and ref.intercept.is_integer() for ref in task.slices)
     shape = (task.rows, task.columns)
     planes: NDArray[Any] = np.empty((len(task.slices), *shape), dtype=np.int16 if whole else np.float32)
@@ -48,6 +50,15 @@ def decode(task: SeriesTask, source: Source = open_source) -> Volume:
                 where = f"slice {number + 1} of {len(task.slices)}"
                 raise PipelineError(error.code, f"{where}: {error.message}", error.hint) from None
     return to_canonical(_fill(planes, task.blends) if task.blends else planes, task)
+
+
+def _keep_heap() -> None:
+    """Let glibc keep freed memory up to 31 MiB instead of giving it back after every slice.
+
+    Freeing a block raises its thresholds (mallopt(3), M_MMAP_THRESHOLD). Without it, decoding lossless JPEG spends a
+    third of its time on page faults. The block's pages are never touched.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 def _fill(planes: NDArray[Any], blends: tuple[Blend, ...]) -> NDArray[Any]:
