@@ -153,6 +153,25 @@ def test_spark_on_threads_or_in_executors_makes_the_very_same_masks(
 
 @pytest.mark.spark
 @pytest.mark.slow
+def test_a_worker_that_dies_is_reported_and_not_shown_as_a_java_stack(
+    pipeline: Pipeline, sample: Path, tmp_path: Path
+) -> None:
+    deadly = Path(shutil.copytree(ROOT / "models" / "hippocampus_mr", tmp_path / "models" / "deadly"))
+    config = json.loads((deadly / "configs" / "inference.json").read_text())
+    config["network_def"] = "$__import__('os').kill(__import__('os').getpid(), 9)"
+    (deadly / "configs" / "inference.json").write_text(json.dumps(config))
+    options = ("--model", "deadly", "--set", f"models.trusted_dirs=[{deadly.parent}]", "--master", "local[1]")
+    done = pipeline(sample, "--out", tmp_path / "out", *options, "--set", "spark.max_failures=2")
+    assert done.code == 4
+    assert done.err == ""
+    rows = [row for row in index_of(tmp_path / "out").values() if row["status"] == "failed"]
+    assert [row["reason_code"] for row in rows] == ["worker-crash"] * 2
+    assert "crashed" in rows[0]["message"]
+    assert len(done.out.splitlines()) < 12
+
+
+@pytest.mark.spark
+@pytest.mark.slow
 def test_spark_finds_every_file_that_this_process_finds(pipeline: Pipeline, tmp_path: Path) -> None:
     studies = tmp_path / "Studien für Ärzte 100%25 [a]{b}"
     write_ct(dataclasses.replace(SPEC, file_names="no-extension"), studies / "plain")

@@ -24,7 +24,7 @@ from imaging_pipeline.results.receipt import follow_receipts, write_receipt
 from imaging_pipeline.rows import from_batch, schema_of, to_batch
 from imaging_pipeline.settings import Settings
 from imaging_pipeline.sources import Contents
-from imaging_pipeline.spark.session import first_lines, spark_errors
+from imaging_pipeline.spark.session import cause_of, spark_errors
 
 Batches = Iterable[pa.RecordBatch]
 Mapper = Callable[[Batches], Iterator[pa.RecordBatch]]
@@ -148,7 +148,7 @@ class _SparkJob(threading.Thread):
         try:
             self._frame.toArrow()
         except (PySparkException, Py4JError, OSError, pa.ArrowException) as error:
-            self.failure = first_lines(error)
+            self.failure = cause_of(error)
             logging.getLogger(__name__).exception("Spark gave up")
 
 

@@ -113,11 +113,14 @@ def spark_errors(doing: str) -> Iterator[None]:
         yield
     except (PySparkException, Py4JError, RuntimeError) as error:
         raise PipelineError(
-            Code.SPARK_FAILED, f"{doing}: {first_lines(error)}", "see the run's Spark log; --no-spark works without"
+            Code.SPARK_FAILED, f"{doing}: {cause_of(error)}", "see the run's Spark log; --no-spark works without"
         ) from None
 
 
-def first_lines(error: Exception) -> str:
-    """What a message of Spark's says before its stack traces."""
+def cause_of(error: Exception) -> str:
+    """What went wrong, out of a message of Spark's: a worker's end, else the innermost cause, else the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:400]
+    workers = [line for line in lines if "Python worker" in line]
+    causes = [line for line in lines if line.startswith("Caused by:")]
+    telling = (workers[:1] or causes[-1:] or lines[:1] or [type(error).__name__])[0]
+    return re.sub(r"^(Caused by: )?([a-z]+\.)+(?=[A-Z])", "", telling)[:400]
