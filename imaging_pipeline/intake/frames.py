@@ -1,6 +1,5 @@
 """Frames of Enhanced multi-frame instances, from their functional groups (DICOM PS3.3 section C.7.6.16)."""
 
-import io
 import math
 import struct
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.elements import CHUNK_BYTES, DEFLATED, Elements, inflate, read_elements
+from imaging_pipeline.intake.elements import CHUNK_BYTES, DEFLATED, Elements, inflate
 from imaging_pipeline.records import SliceHeader
 
 PARSER_FAULTS = (
@@ -48,18 +47,6 @@ def read_frames(stream: BinaryIO, instance: SliceHeader) -> Iterator[SliceHeader
         message = f"the functional groups cannot be parsed: {error}"[:300]
         raise PipelineError(Code.DAMAGED_HEADER, message, "send the instance again from its source") from None
     yield from frames or (instance,)
-
-
-def read_deflated(stream: BinaryIO, wanted: frozenset[int]) -> Elements:
-    """Raw elements of a deflated data set.
-
-    Raises:
-        PipelineError: `damaged-header` where it cannot be inflated.
-    """
-    with stream:
-        size_bytes = stream.seek(0, io.SEEK_END)
-        stream.seek(0)
-        return read_elements(stream, size_bytes, wanted)
 
 
 class Thrifty:

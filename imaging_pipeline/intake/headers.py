@@ -6,8 +6,8 @@ from dataclasses import replace
 from pydicom.datadict import tag_for_keyword
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicomError, read_elements
-from imaging_pipeline.intake.frames import has_functional_groups, read_deflated, read_frames
+from imaging_pipeline.intake.elements import Elements, NotDicomError, read_elements
+from imaging_pipeline.intake.frames import has_functional_groups, read_frames
 from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile, SliceHeader
 from imaging_pipeline.sources import ARCHIVE_DAMAGE, MEMBER, Source, is_archive, members, open_source
 
@@ -90,8 +90,6 @@ def read_header(file: FileRef, keywords: Collection[str] = (), source: Source = 
             tags = {keyword: tag_for_keyword(keyword) or 0 for keyword in keywords}
             wanted = _WANTED.union(tags.values())
             elements = read_elements(stream, file.size_bytes, wanted)
-            if elements.transfer_syntax_uid == DEFLATED:
-                elements = read_deflated(source(file.path), wanted)
             attributes = {keyword: elements.in_words(tag) for keyword, tag in tags.items() if tag in elements.values}
             planes = list(_planes(file, elements, attributes, source))
     except NotDicomError:
@@ -181,9 +179,12 @@ _GEOMETRY = {
 def _truncation(elements: Elements) -> str:
     """Declared against present pixel bytes: a file that was cut off in transfer."""
     declared, present = elements.pixel_bytes, elements.pixel_bytes_present
-    if declared is None or declared <= present:
+    if declared is None or declared == -1:
         return ""
-    return f"pixel data of {declared} bytes announced, {present} in the file"
+    rows, columns, bits = (elements.short(tag) for tag in (0x00280010, 0x00280011, 0x00280100))
+    samples, n_frames = elements.short(0x00280002) or 1, elements.integer(0x00280008) or 1
+    needed = max(declared, rows * columns * samples * n_frames * bits // 8)
+    return f"pixel data of {needed} bytes announced, {min(declared, present)} in the file" if needed > present else ""
 
 
 def _skipped(file: FileRef, code: Code, message: str) -> HeaderRow:

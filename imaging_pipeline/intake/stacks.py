@@ -16,6 +16,8 @@ from imaging_pipeline.settings import GeometrySettings, Settings
 
 SAME_POSITION_MM = 1e-3
 """Planes nearer to each other than this lie at one position."""
+FARTHEST_MM, FINEST_MM = 1e5, 1e-4
+"""No patient is 100 m long, no scanner resolves a tenth of a micrometre."""
 TILT_DEGREES = 0.1
 """A step that leaves the normal by more than this is reported as a tilt."""
 
@@ -63,7 +65,7 @@ def _attributes(planes: Sequence[SliceHeader]) -> Judgement | None:
             hint="send the series again from its source",
         )
     for name, keyword, unusable in (
-        ("Image Position (Patient) (0020,0032)", "position_mm", [plane.position_mm is None for plane in planes]),
+        ("Image Position (Patient) (0020,0032)", "position_mm", [not _is_near(plane.position_mm) for plane in planes]),
         ("Image Orientation (Patient) (0020,0037)", "orientation", [not _is_rotation(p.orientation) for p in planes]),
         ("Pixel Spacing (0028,0030)", "pixel_spacing_mm", [not _are_positive(p.pixel_spacing_mm) for p in planes]),
     ):
@@ -182,6 +184,7 @@ _GAPS_HINT = {
 }
 
 
+_MOST_FILLED = 10_000
 _TOO_MANY_GAPS_HINT = (
     "more slices would be invented than geometry.max_filled_share allows: send the series again in full"
 )
@@ -195,7 +198,7 @@ def _fill(planes: tuple[SliceHeader, ...], along: Array, unit: float, settings: 
     """
     positions = np.array([plane.position_mm for plane in planes])
     n_slices = round(float(along[-1] - along[0]) / unit) + 1
-    if n_slices - len(planes) > settings.max_filled_share * n_slices:
+    if n_slices - len(planes) > min(settings.max_filled_share * n_slices, _MOST_FILLED):
         return None
     targets = np.linspace(along[0], along[-1], n_slices)
     lower = np.clip(np.searchsorted(along, targets, side="right") - 1, 0, len(along) - 2)
@@ -245,5 +248,9 @@ def _is_rotation(orientation: tuple[float, ...] | None) -> bool:
     return bool(np.abs(lengths - 1).max() < 2e-2 and abs(float(row @ column)) < 1e-2)
 
 
+def _is_near(position: tuple[float, ...] | None) -> bool:
+    return position is not None and max(map(abs, position)) <= FARTHEST_MM
+
+
 def _are_positive(spacing: tuple[float, ...] | None) -> bool:
-    return spacing is not None and min(spacing) > 0
+    return spacing is not None and min(spacing) >= FINEST_MM and max(spacing) <= FARTHEST_MM

@@ -66,4 +66,4 @@ def _stem(identity: SeriesIdentity) -> str:
 
 
 def _modality(identity: SeriesIdentity) -> str:
-    return label_of(identity.modality.lower())
+    return label_of(identity.modality.lower())[:16]  # Code String (CS), PS3.5 table 6.2-1

@@ -35,7 +35,7 @@ def decode(task: SeriesTask, source: Source = open_source) -> Volume:
             `decode-failed`, with the slice that it concerns.
     """
     _keep_heap()
-    whole = all(ref.slope.is_integer() and ref.intercept.is_integer() for ref in task.slices)
+    whole = all(_is_whole(ref.slope) and _is_whole(ref.intercept) for ref in task.slices)
     shape = (task.rows, task.columns)
     planes: NDArray[Any] = np.empty((len(task.slices), *shape), dtype=np.int16 if whole else np.float32)
     with contextlib.ExitStack() as opened:
@@ -92,7 +92,7 @@ def _put(planes: NDArray[Any], number: int, stored: Plane, ref: SliceRef) -> NDA
     if stored.dtype.kind == "f":
         return _put(planes.astype(np.float32), number, stored, ref)
     slope, intercept = int(ref.slope), int(ref.intercept)
-    bounds = sorted(int(value) * slope + intercept for value in (stored.min(), stored.max()))
+    bounds = sorted((*(int(value) * slope + intercept for value in (stored.min(), stored.max())), slope, intercept))
     while planes.dtype.kind == "i" and not _fits(bounds, planes.dtype):
         planes = planes.astype(_WIDER[planes.dtype])
     if planes.dtype.kind == "f":
@@ -105,6 +105,10 @@ def _put(planes: NDArray[Any], number: int, stored: Plane, ref: SliceRef) -> NDA
     return planes
 
 
+def _is_whole(number: float) -> bool:
+    return number.is_integer() and abs(number) < 2**31
+
+
 def _fits(bounds: list[int], dtype: np.dtype[Any]) -> bool:
     limits = np.iinfo(dtype)
-    return bounds[0] >= limits.min and bounds[1] <= limits.max
+    return bounds[0] >= limits.min and bounds[-1] <= limits.max

@@ -4,7 +4,8 @@ Pixel encoding as in DICOM PS3.5 section 8: Bits Allocated (0028,0100), Bits Sto
 and Pixel Representation (0028,0103); encapsulation as in section A.4.
 """
 
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -15,15 +16,21 @@ from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.elements import DEFLATED, EXPLICIT_BIG, Elements, NotDicomError, inflate, read_elements
+from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicomError, inflate, read_elements
 from imaging_pipeline.intake.frames import PARSER_FAULTS, Thrifty
 from imaging_pipeline.sources import Source, in_memory, open_source
-from imaging_pipeline.volume.codecs import CODECS, RLE
-from imaging_pipeline.volume.codestreams import HEAD_BYTES, read_frame_header, starts_codestream
+from imaging_pipeline.volume.codecs import CODECS
+from imaging_pipeline.volume.fragments import (
+    DOUBLE_PIXELS,
+    FLOAT_PIXELS,
+    failed,
+    stored_type,
+    truncated,
+    walk_fragments,
+)
 
 Plane = NDArray[Any]
 
-FLOAT_PIXELS, DOUBLE_PIXELS = 0x7FE00008, 0x7FE00009
 _FORMAT_TAGS = frozenset(
     (0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103)
 )
@@ -31,16 +38,9 @@ _FORMAT_TAGS = frozenset(
 # measured on 512 x 512 CT slices: the fastest plugin; pylibjpeg-libjpeg may hang on a damaged JPEG
 _FASTEST = {
     "1.2.840.10008.1.2.4.50": "gdcm",
-    "1.2.840.10008.1.2.4.51": "gdcm",
     "1.2.840.10008.1.2.4.57": "gdcm",
     "1.2.840.10008.1.2.4.70": "gdcm",
 }
-_LOSSY_JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55))
-_CODESTREAMS = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000: all end with the marker FFD9
-_END_OF_IMAGE = b"\xff\xd9"
-_LARGE_PLANE_BYTES, _LARGEST_RATIO = 1 << 26, 1000  # planes of air shrink by more, but are far smaller
-_RLE_RATIO = 64  # 2 bytes stand for 128 at most, PS3.5 section G.3.1
-_ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ def open_pixels(path: str, source: Source = open_source) -> PixelFile:
     except (OSError, NotDicomError) as error:
         raise _vanished(error) from None
     except PARSER_FAULTS as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error)) from None
 
 
 def _opened(path: str, stream: BinaryIO) -> PixelFile:
@@ -112,13 +112,13 @@ def _opened(path: str, stream: BinaryIO) -> PixelFile:
         is_deflated = elements.transfer_syntax_uid == DEFLATED
         return PixelFile(path, cast(BinaryIO, inflate(stream)) if is_deflated else stream, elements)
     _check_decoder(elements.transfer_syntax_uid)
-    _stored_type(elements)  # refuses what decoders give up on, some of them with the whole process
-    return PixelFile(path, stream, elements, _fragments(stream, elements))
+    stored_type(elements)  # refuses what decoders give up on, some of them with the whole process
+    return PixelFile(path, stream, elements, walk_fragments(stream, elements))
 
 
 def _uncompressed(file: PixelFile, frame: int) -> Plane:
     elements, (rows, columns) = file.elements, file.shape
-    dtype = _stored_type(elements)
+    dtype = stored_type(elements)
     n_bytes = rows * columns * dtype.itemsize
     needed = (frame + 1) * n_bytes
     if elements.pixel_bytes is None or min(elements.pixel_bytes, elements.pixel_bytes_present) < needed:
@@ -134,21 +134,11 @@ def _uncompressed(file: PixelFile, frame: int) -> Plane:
     except OSError as error:
         raise _vanished(error) from None
     if len(raw) < n_bytes:
-        raise _truncated(f"{n_bytes} bytes of pixels are announced, {len(raw)} are in the file")
+        raise truncated(f"{n_bytes} bytes of pixels are announced, {len(raw)} are in the file")
     stored = np.frombuffer(raw, dtype).reshape(rows, columns)
     if elements.pixel_tag in (FLOAT_PIXELS, DOUBLE_PIXELS):
         return stored
     return _within_stored_bits(stored, elements)
-
-
-def _stored_type(elements: Elements) -> np.dtype[Any]:
-    order = ">" if elements.transfer_syntax_uid == EXPLICIT_BIG else "<"
-    if elements.pixel_tag in (FLOAT_PIXELS, DOUBLE_PIXELS):
-        return np.dtype(f"{order}f{4 if elements.pixel_tag == FLOAT_PIXELS else 8}")
-    bits, samples = elements.short(0x00280100), elements.short(0x00280002) or 1
-    if bits not in (8, 16, 32) or samples != 1:
-        raise _failed(f"{bits} bits allocated and {samples} samples a pixel; 8, 16 or 32 bits of one sample are read")
-    return np.dtype(f"{order}{'i' if elements.short(0x00280103) else 'u'}{bits // 8}")
 
 
 def _within_stored_bits(stored: Plane, elements: Elements) -> Plane:
@@ -158,7 +148,7 @@ def _within_stored_bits(stored: Plane, elements: Elements) -> Plane:
         return stored
     above = allocated - 1 - max(elements.short(0x00280102), bits - 1)
     if above < 0:
-        raise _failed(f"High Bit (0028,0102) is {elements.short(0x00280102)} of {allocated} bits allocated")
+        raise failed(f"High Bit (0028,0102) is {elements.short(0x00280102)} of {allocated} bits allocated")
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     return (native << above) >> (allocated - bits)
 
@@ -170,23 +160,31 @@ def _decompressed(file: PixelFile, frame: int) -> Plane:
         return _decoded(file, file.fragments if n_frames == 1 else file.fragments[frame : frame + 1])
     file.dataset = file.dataset or _dataset(file.stream)
     plugin = _FASTEST.get(syntax, "")
-    try:
+    with _decoding():
         plane: Plane = pixel_array(file.dataset, index=frame, decoding_plugin=plugin)
-    except PARSER_FAULTS as error:
-        raise _failed(str(error)) from None
     return plane
 
 
 def _decoded(file: PixelFile, fragments: tuple[tuple[int, int], ...]) -> Plane:
     """A frame by a codec that is called directly."""
-    (rows, columns), dtype = file.shape, _stored_type(file.elements)
-    try:
+    (rows, columns), dtype = file.shape, stored_type(file.elements)
+    with _decoding():
         frame = b"".join(_read_at(file.stream, offset, length) for offset, length in fragments)
         decoded = CODECS[file.elements.transfer_syntax_uid](frame, rows * columns, dtype.itemsize)
         stored = decoded.view(dtype).reshape(rows, columns)
-    except PARSER_FAULTS as error:
-        raise _failed(str(error)) from None
     return _within_stored_bits(stored, file.elements)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except PARSER_FAULTS as error:
+        raise failed(str(error)) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a codec in Rust: no Exception, in no module to import from
+            raise
+        raise failed(str(error)) from None
 
 
 def _read_at(stream: BinaryIO, offset: int, length: int) -> bytes:
@@ -199,14 +197,14 @@ def _dataset(stream: BinaryIO, *, with_pixels: bool = True) -> pydicom.FileDatas
     try:
         return pydicom.dcmread(cast(BinaryIO, Thrifty(stream)), stop_before_pixels=not with_pixels, force=True)
     except PARSER_FAULTS as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error)) from None
 
 
 def _looked_up(plane: Plane, stream: BinaryIO) -> Plane:
     try:
         looked_up: Plane = apply_modality_lut(plane, _dataset(stream, with_pixels=False))
     except PARSER_FAULTS as error:
-        raise _failed(f"Modality LUT Sequence (0028,3000): {error}") from None
+        raise failed(f"Modality LUT Sequence (0028,3000): {error}") from None
     return looked_up
 
 
@@ -224,82 +222,6 @@ def _check_decoder(syntax: str) -> None:
         )
 
 
-def _fragments(stream: BinaryIO, elements: Elements) -> tuple[tuple[int, int], ...]:
-    """Walk the fragments of encapsulated pixels: each must lie in the file, a codestream must end where it says.
-
-    Decoders fill what is missing of a cut codestream with grey, without a word.
-    """
-    stream.seek(elements.pixel_offset)
-    end = elements.pixel_offset + elements.pixel_bytes_present
-    tail, offset, found = b"", elements.pixel_offset, list[tuple[int, int]]()
-    while offset + 8 <= end:
-        stream.seek(offset)
-        group, number, length = struct.unpack("<HHL", stream.read(8))
-        if group << 16 | number == _SEQUENCE_END:
-            break
-        if group << 16 | number != _ITEM:
-            raise _failed(f"({group:04x},{number:04x}) stands where a fragment of the pixels belongs")
-        if offset + 8 + length > end:
-            raise _truncated(f"a fragment of {length} bytes is announced, {end - offset - 8} are in the file")
-        if found:  # the first item is the table of offsets
-            _check_fragment(stream.read(min(length, HEAD_BYTES)), length, len(found) == 1, elements)
-        found.append((offset + 8, length))
-        stream.seek(offset + 8 + max(0, length - 4))
-        tail = stream.read(min(length, 4)) or tail
-        offset += 8 + length
-    if elements.transfer_syntax_uid.startswith(_CODESTREAMS) and _END_OF_IMAGE not in tail:
-        raise _truncated("the compressed pixels end without an end marker")
-    if len(found) < 2:
-        raise _truncated("the compressed pixels are empty")
-    return tuple(found[1:])
-
-
-def _check_fragment(head: bytes, length: int, is_first: bool, elements: Elements) -> None:
-    if elements.transfer_syntax_uid.startswith(_CODESTREAMS) and (is_first or starts_codestream(head)):
-        _check_codestream(head, elements)
-    elif elements.transfer_syntax_uid == RLE:
-        n_bytes = elements.short(0x00280010) * elements.short(0x00280011) * _stored_type(elements).itemsize
-        if length * _RLE_RATIO < n_bytes:
-            raise _truncated(f"a fragment of {length} bytes cannot hold {n_bytes} in runs of 128 at most")
-
-
-def _check_codestream(head: bytes, elements: Elements) -> None:
-    """Compare what a codestream says of itself with the DICOM header, which the limits of intake have seen."""
-    frame = read_frame_header(head)
-    if frame is None:
-        raise _failed("the compressed pixels have no frame header")
-    rows, columns = elements.short(0x00280010), elements.short(0x00280011)
-    if (frame.rows, frame.columns, frame.samples) != (rows, columns, elements.short(0x00280002) or 1):
-        raise _failed(
-            f"{frame.columns} x {frame.rows} pixels of {frame.samples} samples are compressed, "
-            f"the header says {columns} x {rows} of {elements.short(0x00280002) or 1}"
-        )
-    n_bytes = rows * columns * _stored_type(elements).itemsize
-    if n_bytes > _LARGE_PLANE_BYTES and n_bytes > _LARGEST_RATIO * elements.pixel_bytes_present:
-        raise PipelineError(
-            Code.TOO_LARGE,
-            f"{columns} x {rows} pixels are announced by {elements.pixel_bytes_present} compressed bytes",
-            "send the series again from its source",
-        )
-    if frame.bits > elements.short(0x00280100):
-        raise _failed(f"{frame.bits} bits a pixel are compressed, {elements.short(0x00280100)} allocated")
-    if elements.transfer_syntax_uid in _LOSSY_JPEG and frame.bits < elements.short(0x00280101):
-        raise PipelineError(
-            Code.PRECISION_LOSS,
-            f"{UID(elements.transfer_syntax_uid).name} holds {frame.bits} bits a pixel, "
-            f"the header says {elements.short(0x00280101)}",
-            "send the series in a lossless transfer syntax",
-        )
-
-
 def _vanished(error: Exception) -> PipelineError:
     reason = getattr(error, "strerror", None) or "its content has changed"
     return PipelineError(Code.INPUT_VANISHED, f"a slice cannot be read any more: {reason}", "run again when it is back")
-
-
-def _truncated(message: str) -> PipelineError:
-    return PipelineError(Code.TRUNCATED_PIXELS, message, "send the series again from its source")
-
-
-def _failed(message: str) -> PipelineError:
-    return PipelineError(Code.DECODE_FAILED, " ".join(message.split())[:300], "send the series again from its source")
