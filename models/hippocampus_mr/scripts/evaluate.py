@@ -57,7 +57,7 @@ def evaluate(
         with torch.no_grad():
             batch["pred"] = inferer(batch["image"].to(device), network)
         predicted = postprocess(decollate_batch(batch)[0])["pred"][0].cpu().numpy()
-        reference = np.asarray(nibabel.load(pair["label"]).dataobj)
+        reference = np.asarray(nibabel.Nifti1Image.from_filename(pair["label"]).dataobj)
         row: dict[str, str | float] = {"case": Path(pair["image"]).name.removesuffix(".nii.gz")}
         row |= {name: dice(predicted == k, reference == k) for k, name in LABELS.items()}
         rows.append(row)
