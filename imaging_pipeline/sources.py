@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
+from urllib.parse import quote, unquote_to_bytes
 
 import fsspec
 from fsspec.implementations.tar import TarFileSystem
@@ -27,11 +28,21 @@ MAX_ARCHIVE_BYTES = 1 << 38
 """A compressed tar archive that unpacks to more (256 GiB) is refused."""
 
 _OPEN_ARCHIVES = 4
+_RAW_BYTES = "raw-bytes:"
 ARCHIVE_DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, ValueError),
     *(RuntimeError, NotImplementedError),  # encrypted members, unknown compression
 )
 """What reading a damaged, encrypted or exotic archive is known to raise."""
+
+
+def portable(path: str) -> str:
+    """A path that survives Arrow, JSON and a terminal: names that are no UTF-8 are percent-encoded."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return _RAW_BYTES + quote(os.fsencode(path))
+    return path
 
 
 def is_archive(path: str) -> bool:
@@ -54,7 +65,7 @@ def open_source(path: str) -> BinaryIO:
     """Open an input for reading in binary.
 
     Args:
-        path: A local path, `archive!/member`, or a URL of fsspec.
+        path: A local path, what `portable` made of one, `archive!/member`, or a URL of fsspec.
 
     Raises:
         OSError: It is gone, damaged, or may not be read.
@@ -62,6 +73,8 @@ def open_source(path: str) -> BinaryIO:
     archive, member, name = path.partition(MEMBER)
     if member and is_archive(archive):
         return _open_member(archive, name)
+    if path.startswith(_RAW_BYTES):
+        return open(os.fsdecode(unquote_to_bytes(path.removeprefix(_RAW_BYTES))), "rb")
     if "://" in path:
         return cast(BinaryIO, fsspec.open(path, "rb").open())
     return open(path, "rb")

@@ -111,6 +111,24 @@ def test_a_multi_frame_file_is_the_same_volume_as_its_slices(tmp_path: Path, gro
     np.testing.assert_allclose(one.affine, many.affine, atol=1e-6)
 
 
+def test_the_files_of_a_concatenation_are_one_volume(tmp_path: Path, grouped: Group) -> None:
+    written = write_enhanced_ct(SPEC, tmp_path / "whole.dcm")
+    ds = pydicom.dcmread(written.paths[0])
+    frames, size = list(ds.PerFrameFunctionalGroupsSequence), 38 * 34 * 2
+    for number, (first, last) in enumerate(((0, 4), (4, 6))):
+        ds.PerFrameFunctionalGroupsSequence, ds.NumberOfFrames = frames[first:last], last - first
+        ds.PixelData = written_pixels(written.paths[0])[first * size : last * size]
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
+        ds.ConcatenationUID, ds.InConcatenationNumber = "1.2.9", number + 1
+        ds.save_as(tmp_path / f"part{number}.dcm")
+    written.paths[0].unlink()
+    assert_same(only_volume(tmp_path, grouped), written)
+
+
+def written_pixels(path: Path) -> bytes:
+    return bytes(pydicom.dcmread(path).PixelData)
+
+
 @pytest.mark.parametrize(
     "syntax",
     [

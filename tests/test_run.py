@@ -179,11 +179,23 @@ def test_spark_finds_every_file_that_this_process_finds(pipeline: Pipeline, tmp_
     write_ct(dataclasses.replace(SPEC, series_number=3), studies / ".dotted")
     write_text_files(studies / "texts", 3)
     (studies / "empty.dcm").touch()
+    (studies / os.fsdecode(b"Stra\xdfe")).mkdir()
+    shutil.copy(
+        studies / "texts" / "notes_000.txt", studies / os.fsdecode(b"Stra\xdfe") / os.fsdecode(b"M\xfcller.dcm")
+    )
+    deep = studies.joinpath(*["d" * 200] * 15)
+    deep.mkdir(parents=True)
+    (deep / "linked").symlink_to(next((studies / "plain").iterdir()))
+    (studies / "loop").symlink_to(studies)
     options = ("--model", "none", "--set", "index.format=parquet")
     local = pipeline(studies, "--out", tmp_path / "local", "--no-spark", *options)
     spark = pipeline(studies, "--out", studies / "results", *options)
     assert local.code == spark.code == 0, spark.out + spark.err
-    assert local.out.splitlines()[0] == spark.out.splitlines()[0] == "files: 24 DICOM, 1 empty-file, 3 not-dicom"
+    assert (
+        local.out.splitlines()[0]
+        == spark.out.splitlines()[0]
+        == "files: 25 DICOM, 1 empty-file, 4 not-dicom, 1 copies of an instance"
+    )
     assert "3 done" in spark.out
     again = pipeline(studies, "--out", studies / "results", *options)
     assert again.out.splitlines()[0] == spark.out.splitlines()[0], "results below the studies are no input"

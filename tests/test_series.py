@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import settings as profile
@@ -235,6 +236,17 @@ def test_a_series_without_uid_is_grouped_by_its_folder(tmp_path: Path, grouped: 
     tasks = grouped(tmp_path).tasks
     assert [len(task.slices) for task in tasks] == [20, 20]
     assert tasks[0].findings[0].code is Code.MISSING_UID
+
+
+def test_frames_that_nothing_places_are_no_volume(tmp_path: Path, grouped: Group) -> None:
+    write_ct(dataclasses.replace(SPEC, shape=(32, 24, 1), extra={"NumberOfFrames": 1}), tmp_path)
+    (path,) = tmp_path.iterdir()
+    ds = pydicom.dcmread(path)
+    ds.NumberOfFrames, ds.PixelData = 12, ds.PixelData * 12
+    ds.save_as(path)
+    (series,) = grouped(tmp_path).skipped
+    assert series.code is Code.MULTI_FRAME
+    assert "12 frames" in series.message
 
 
 def test_two_slices_are_no_volume(tmp_path: Path, grouped: Group) -> None:

@@ -24,6 +24,12 @@ def refuse_kind(planes: Sequence[SliceHeader], settings: GeometrySettings) -> Ju
             _NOTHING_TO_DO,
         ),
         (
+            first.n_frames > 1 and first.frame is None,
+            Code.MULTI_FRAME,
+            f"{first.n_frames} frames without functional groups: nothing says where each of them lies",
+            "send the series as single frames, or as an Enhanced instance",
+        ),
+        (
             all("LOCALIZER" in plane.image_type for plane in planes),
             Code.LOCALIZER,
             f"a localizer of {len(planes)} planes, Image Type {'/'.join(first.image_type)}",

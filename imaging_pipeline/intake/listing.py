@@ -1,12 +1,13 @@
 """Files below a folder, without Spark; and the few that Spark's listing leaves out."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import FileRef
-from imaging_pipeline.sources import MEMBER, is_archive, members
+from imaging_pipeline.sources import MEMBER, is_archive, members, portable
 
 
 def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
@@ -21,7 +22,7 @@ def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRe
 
 
 def list_passed_over(studies: Path, *, exclude: Path | None = None, in_archives: bool = False) -> Iterator[FileRef]:
-    """Files that Spark's listing passes over: empty ones, and those below a name that starts with `_` or `.`.
+    """Files that Spark's listing passes over: empty ones, and names that are no UTF-8 or start with `_` or `.`.
 
     Args:
         studies: Folder of DICOM files.
@@ -30,7 +31,7 @@ def list_passed_over(studies: Path, *, exclude: Path | None = None, in_archives:
     """
     for path in _walk(studies, exclude):
         file = _file_ref(path)
-        if file.size_bytes == 0 or _is_hidden(os.path.relpath(path, studies)):
+        if file.size_bytes == 0 or file.path != path or _is_hidden(os.path.relpath(path, studies)):
             yield file
         elif in_archives and is_archive(path):
             yield from _hidden_members(file)
@@ -67,15 +68,25 @@ def check_studies(studies: Path) -> None:
         raise PipelineError(Code.STUDIES_NOT_FOUND, f"{studies} cannot be read by this user", "grant read access")
 
 
+def detours(studies: Path) -> Callable[[str], bool]:
+    """Tells folders that a link leads to and that are listed at their own place below STUDIES too, loops among them."""
+    root, real_root = str(studies), os.path.realpath(studies)
+
+    @cache
+    def is_detour(folder: str) -> bool:
+        real = os.path.realpath(folder)
+        return real != real_root + folder[len(root) :] and f"{real}/".startswith(f"{real_root}/")
+
+    return is_detour
+
+
 def _walk(studies: Path, exclude: Path | None) -> Iterator[str]:
     left_out = str(exclude) if exclude is not None else None
-    seen: set[str] = set()
+    is_detour = detours(studies)
     for folder, folders, names in os.walk(studies, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back up
+        if is_detour(folder):
             folders.clear()
             continue
-        seen.add(real)
         folders[:] = sorted(name for name in folders if os.path.join(folder, name) != left_out)
         for name in sorted(names):
             path = os.path.join(folder, name)
@@ -85,4 +96,4 @@ def _walk(studies: Path, exclude: Path | None) -> Iterator[str]:
 
 def _file_ref(path: str) -> FileRef:
     status = os.stat(path)
-    return FileRef(path=path, size_bytes=status.st_size, modified_at=status.st_mtime)
+    return FileRef(path=portable(path), size_bytes=status.st_size, modified_at=status.st_mtime)

@@ -17,7 +17,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from imaging_pipeline.bins import deal
 from imaging_pipeline.intake.headers import read_file, read_header
-from imaging_pipeline.intake.listing import list_passed_over
+from imaging_pipeline.intake.listing import detours, list_passed_over
 from imaging_pipeline.partition import Job, crashed_result, process
 from imaging_pipeline.records import FileRef, HeaderRow, SeriesResult, SeriesTask
 from imaging_pipeline.results.receipt import follow_receipts, write_receipt
@@ -58,7 +58,7 @@ class SparkRunner:
         """
         passed_over = list(list_passed_over(studies, exclude=exclude, in_archives=self._by_content))
         self._studies, self._passed_over = studies, frozenset(file.path for file in passed_over)
-        reader = _header_reader(f"{exclude}{os.sep}", frozenset(keywords))
+        reader = _header_reader(studies, f"{exclude}{os.sep}", frozenset(keywords))
         schema = from_arrow_schema(schema_of(HeaderRow))
         listed = self._binary_files("length AS size_bytes", "unix_micros(modificationTime) / 1e6D AS modified_at")
         with spark_errors("reading headers"):
@@ -159,15 +159,18 @@ def _task_table(bins: list[list[SeriesTask]]) -> pa.Table:
     return pa.concat_tables(table.append_column("bin", number) for table, number in zip(tables, numbers, strict=True))
 
 
-def _header_reader(left_out: str, keywords: frozenset[str]) -> Mapper:
+def _header_reader(studies: Path, left_out: str, keywords: frozenset[str]) -> Mapper:
     def read(batches: Batches) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             yield to_batch(HeaderRow, _rows(batch))
 
     def _rows(batch: pa.RecordBatch) -> Iterator[HeaderRow]:
         contents = Contents()
+        is_detour = detours(studies)
         for number, file in enumerate(from_batch(FileRef, batch.select(("path", "size_bytes", "modified_at")))):
-            if file.path.startswith(left_out):
+            if file.path.startswith(left_out) or is_detour(os.path.dirname(file.path)):
+                continue
+            if "\ufffd" in file.path:  # the JVM's picture of a name that is no UTF-8; listed beside under its own
                 continue
             if "content" not in batch.schema.names:
                 yield from read_file(file, keywords)
