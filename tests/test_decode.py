@@ -139,6 +139,7 @@ def written_pixels(path: Path) -> bytes:
         pydicom.uid.JPEGLosslessSV1,
         pydicom.uid.JPEGLSLossless,
         pydicom.uid.JPEG2000Lossless,
+        pydicom.uid.HTJ2KLossless,
     ],
 )
 def test_compressed_series_decode_to_the_same_values(syntax: str, tmp_path: Path, grouped: Group) -> None:
