@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, settings: Settings) -> int:
     start = time.monotonic()
     screen = Screen(quiet=arguments.quiet, verbose=arguments.verbose)
-    studies, out = Path(arguments.studies).absolute(), Path(arguments.out).absolute()
+    studies, out = Path(arguments.studies).resolve(), Path(arguments.out).resolve()
     check_studies(studies)
     bundle = None if settings.model == layout.VOLUMES_ONLY else describe(settings.model, settings.models)
     _check_device(settings, bundle, dry_run=arguments.dry_run)
