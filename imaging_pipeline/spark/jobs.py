@@ -23,7 +23,7 @@ from imaging_pipeline.records import FileRef, HeaderRow, SeriesResult, SeriesTas
 from imaging_pipeline.results.receipt import follow_receipts, write_receipt
 from imaging_pipeline.rows import from_batch, schema_of, to_batch
 from imaging_pipeline.settings import Settings
-from imaging_pipeline.sources import Contents
+from imaging_pipeline.sources import MEMBER, Contents
 from imaging_pipeline.spark.session import cause_of, spark_errors
 
 Batches = Iterable[pa.RecordBatch]
@@ -168,7 +168,7 @@ def _header_reader(studies: Path, left_out: str, keywords: frozenset[str]) -> Ma
         contents = Contents()
         is_detour = detours(studies)
         for number, file in enumerate(from_batch(FileRef, batch.select(("path", "size_bytes", "modified_at")))):
-            if file.path.startswith(left_out) or is_detour(os.path.dirname(file.path)):
+            if file.path.startswith(left_out) or is_detour(os.path.dirname(file.path.partition(MEMBER)[0])):
                 continue
             if "\ufffd" in file.path:  # the JVM's picture of a name that is no UTF-8; listed beside under its own
                 continue

@@ -8,11 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rle.rle import decode_frame
 
+from imaging_pipeline.volume.codestreams import HEAD_BYTES, read_frame_header
+
 RLE = "1.2.840.10008.1.2.5"
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.57"
 JPEG_LOSSLESS_SV1 = "1.2.840.10008.1.2.4.70"
 JPEG_LS = "1.2.840.10008.1.2.4.80"
 JPEG_LS_NEAR_LOSSLESS = "1.2.840.10008.1.2.4.81"
+
+
+class UnfitError(Exception):
+    """A frame for pydicom's own way of calling the codec."""
+
 
 Codec = Callable[[bytes, tuple[int, int], int], NDArray[np.uint8]]
 """Compressed frame, (rows, columns), bytes a pixel → little-endian bytes of the pixels."""
@@ -24,7 +31,10 @@ def _rle(frame: bytes, shape: tuple[int, int], pixel_bytes: int) -> NDArray[np.u
 
 
 def _jpeg_lossless(frame: bytes, shape: tuple[int, int], pixel_bytes: int) -> NDArray[np.uint8]:
-    """ITU-T T.81 process 14, by GDCM."""
+    """ITU-T T.81 process 14, by GDCM, which aborts the process where depth and container do not fit together."""
+    header = read_frame_header(frame[:HEAD_BYTES])
+    if header is None or pixel_bytes != (1 if header.bits <= 8 else 2):
+        raise UnfitError
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(frame)
     fragments = gdcm.SequenceOfFragments.New()

@@ -5,7 +5,7 @@ and Pixel Representation (0028,0103); encapsulation as in section A.4.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -19,7 +19,7 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.elements import DEFLATED, Elements, NotDicomError, inflate, read_elements
 from imaging_pipeline.intake.frames import PARSER_FAULTS, Thrifty
 from imaging_pipeline.sources import Source, in_memory, open_source
-from imaging_pipeline.volume.codecs import CODECS
+from imaging_pipeline.volume.codecs import CODECS, UnfitError
 from imaging_pipeline.volume.fragments import (
     DOUBLE_PIXELS,
     FLOAT_PIXELS,
@@ -36,7 +36,7 @@ _FORMAT_TAGS = frozenset(
 )
 
 # pylibjpeg-libjpeg, which pydicom would take, may hang on a damaged JPEG
-_FASTEST = {"1.2.840.10008.1.2.4.50": "gdcm"}
+_FASTEST = {f"1.2.840.10008.1.2.4.{number}": "gdcm" for number in (50, 57, 70)}
 
 
 @dataclass(slots=True)
@@ -153,7 +153,8 @@ def _decompressed(file: PixelFile, frame: int) -> Plane:
     syntax = file.elements.transfer_syntax_uid
     n_frames = file.elements.integer(0x00280008) or 1
     if syntax in CODECS and (n_frames == 1 or n_frames == len(file.fragments)):
-        return _decoded(file, file.fragments if n_frames == 1 else file.fragments[frame : frame + 1])
+        with suppress(UnfitError):
+            return _decoded(file, file.fragments if n_frames == 1 else file.fragments[frame : frame + 1])
     file.dataset = file.dataset or _dataset(file.stream)
     plugin = _FASTEST.get(syntax, "")
     with _decoding():
