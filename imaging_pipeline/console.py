@@ -96,6 +96,22 @@ class Screen:
             self._console.print(escape(f"  failed {name}: {result.reason_code}: {result.message}; {result.hint}"))
 
 
+def say(text: str) -> None:
+    """One line on standard output."""
+    print(text)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows in aligned columns on standard output."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _LOG_WIDTH
+    grid = Table(*headings, box=None, pad_edge=False)
+    for row in rows:
+        grid.add_row(*map(escape, row))
+    console.print(grid)
+
+
 def show_error(error: PipelineError) -> None:
     """One line on standard error."""
     print(f"imaging_pipeline: {error.code}: {error.message}; {error.hint}", file=sys.stderr)

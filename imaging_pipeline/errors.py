@@ -63,8 +63,13 @@ class Code(StrEnum):
     SPARK_FAILED = "spark-failed"
     DEVICE_NOT_FOUND = "device-not-found"
     MODEL_NOT_FOUND = "model-not-found"
-    MODEL_INVALID = "model-invalid"
-    MODEL_UNTRUSTED = "model-untrusted"
+    MODEL_INVALID = "model-invalid"  # a bundle that is incomplete, or whose parts do not fit together
+    MODEL_UNTRUSTED = "model-untrusted"  # outside of the folders that settings trust
+    MODEL_DIGEST_MISMATCH = "model-digest-mismatch"  # a file of the bundle is not the one that its manifest lists
+    MODEL_MULTI_CHANNEL = "model-multi-channel"  # it needs several aligned series as input
+    WEIGHTS_UNSAFE = "weights-unsafe"  # weights that hold code, or are no weights at all
+    WEIGHTS_MISMATCH = "weights-mismatch"  # keys, shapes or channels do not fit the network
+    EXTRA_MISSING = "extra-missing"  # an optional package is needed and not installed
     INDEX_DAMAGED = "index-damaged"
     INDEX_BUSY = "index-busy"  # another run commits to the same index
 

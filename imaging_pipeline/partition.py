@@ -94,6 +94,27 @@ def process(
         yield chain.run(task, attempt=1 + (earlier.attempt if earlier is not None else 0))
 
 
+def check_model(job: Job, cores: int | None = None) -> tuple[str, ...]:
+    """Open the model as the tasks of a run will, before any series is touched.
+
+    Args:
+        job: Names model, device and settings.
+        cores: CPU cores that this task owns; None: all of the process.
+
+    Returns:
+        Lines that a user should read before the run.
+
+    Raises:
+        PipelineError: What `Engine` raises.
+    """
+    if job.bundle is None:
+        return ()
+    from imaging_pipeline.segment.engine import Engine
+
+    foreign = Engine(job.bundle, job.settings, cores).foreign
+    return (f"model {job.bundle.name}: {', '.join(foreign)} as MONAI's own objects",) if foreign else ()
+
+
 def skipped_result(skipped: SkippedSeries, job: Job) -> SeriesResult:
     """The result of a series that intake or selection left out."""
     result = job.result(skipped.identity, Status.FAILED if skipped.code.is_failure else Status.SKIPPED)
@@ -163,6 +184,9 @@ class _Chain:
         result = replace(
             result,
             device=str(engine.device),
+            backend=bundle.weights[0].backend,
+            n_networks=len(bundle.weights),
+            mirror_axes=engine.mirror_axes,
             peak_device_mb=round(segmentation.peak_device_mb, 1),
             volumes_ml=measure_volumes(segmentation.mask, labels),
         )

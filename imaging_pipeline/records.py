@@ -254,6 +254,9 @@ class SeriesResult:
         shape: Voxels along the written axes (RAS+).
         spacing_mm: Voxel size along the written axes.
         volumes_ml: Label name to volume.
+        backend: What ran the network: torch, torchscript, export, onnxruntime or openvino.
+        n_networks: Networks whose probabilities were averaged; 1 for a single one.
+        mirror_axes: Axes of the model grid about which mirror images were averaged; empty for none.
         stage_seconds: Stage name to wall seconds.
         output_digests: Path relative to RESULTS to SHA-256.
     """
@@ -279,6 +282,9 @@ class SeriesResult:
     peak_rss_mb: float = 0.0
     peak_device_mb: float = 0.0
     device: str = ""
+    backend: str = ""
+    n_networks: int = 0
+    mirror_axes: tuple[int, ...] = ()
     host: str = ""
     run_id: str = ""
     attempt: int = 1

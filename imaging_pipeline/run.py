@@ -103,6 +103,9 @@ def _run(arguments: argparse.Namespace, settings: Settings) -> int:
     with _runner(job, dry_run=arguments.dry_run) as runner:
         tally = Tally()
         plan = _plan(studies, job, rules, runner, tally, screen, dry_run=arguments.dry_run)
+        if plan.todo and not arguments.dry_run:
+            for line in runner.check_model(job):
+                screen.say(line)
         if arguments.dry_run:
             screen.table((*plan.todo, *plan.done), plan.skipped, (task.identity.series_key for task in plan.done))
         else:
@@ -220,6 +223,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": lambda: arguments.device,
         "spark.master": lambda: arguments.master,
         "spark_enabled": lambda: False if arguments.no_spark else None,
+        "segment.tta": lambda: True if arguments.tta else None,
+        "models.ensemble": lambda: True if arguments.ensemble else None,
         "output.save_image": lambda: True if arguments.save_image else None,
         "force": lambda: True if arguments.force else None,
     }
@@ -241,6 +246,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--master", metavar="URL", help="Spark master, such as local[4] or spark://host:7077")
     parser.add_argument("--no-spark", action="store_true", help="run in this process, without Java")
     parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--tta", action="store_true", help="average over mirror images, where the model allows it")
+    parser.add_argument("--ensemble", action="store_true", help="average the networks of all folds of the model")
     parser.add_argument("--save-image", action="store_true", help="write the volume beside the mask")
     parser.add_argument("--dry-run", action="store_true", help="show every series and why it is taken or skipped")
     parser.add_argument("--force", action="store_true", help="compute again what is already done")

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files
-from imaging_pipeline.partition import Job, process
+from imaging_pipeline.partition import Job, check_model, process
 from imaging_pipeline.records import HeaderRow, SeriesResult, SeriesTask
 
 
@@ -15,6 +15,13 @@ class Runner(Protocol):
 
     def headers(self, studies: Path, exclude: Path, keywords: Collection[str] = ()) -> list[HeaderRow]:
         """Rows of every file below a folder, another folder left out; further attributes by DICOM keyword."""
+
+    def check_model(self, job: Job) -> tuple[str, ...]:
+        """Open the model where the tasks will run, before any series is touched; lines that a user should read.
+
+        Raises:
+            PipelineError: Why it cannot be used.
+        """
 
     def results(self, tasks: list[SeriesTask], job: Job) -> Iterator[SeriesResult]:
         """Work through tasks; results as they come, each with its receipt written."""
@@ -26,6 +33,10 @@ class LocalRunner:
     def headers(self, studies: Path, exclude: Path, keywords: Collection[str] = ()) -> list[HeaderRow]:
         """See `Runner`."""
         return [row for file in list_files(studies, exclude=exclude) for row in read_file(file, keywords)]
+
+    def check_model(self, job: Job) -> tuple[str, ...]:
+        """See `Runner`."""
+        return check_model(job)
 
     def results(self, tasks: list[SeriesTask], job: Job) -> Iterator[SeriesResult]:
         """See `Runner`."""

@@ -78,9 +78,14 @@ class IdentitySettings(_Section):
 
 
 class ModelSettings(_Section):
-    """Where models come from."""
+    """Where models come from, and which of their weights are opened."""
 
     trusted_dirs: tuple[Path, ...] = Field((ROOT / "models",), description="only bundles under these are opened")
+    require_manifest: bool = Field(False, description="refuse bundles without a MANIFEST.sha256")
+    backend: Literal["auto", "torch", "torchscript", "export", "onnxruntime", "openvino"] = Field(
+        "auto", description="auto takes the first form that is there: .pt, .ts, .pt2, .onnx, .xml"
+    )
+    ensemble: bool = Field(False, description="average the networks of every fold, models/fold_*")
 
 
 class SegmentSettings(_Section):
@@ -91,6 +96,7 @@ class SegmentSettings(_Section):
     )
     window_batch: int = Field(0, ge=0, description="windows a batch; 0: 2 on CPU (oneDNN needs two), 4 on CUDA")
     threads: int = Field(0, ge=0, description="CPU threads of one task; 0: the cores that the task owns")
+    tta: bool = Field(False, description="average over mirror images, about the axes that the model's card allows")
 
 
 class IndexSettings(_Section):
@@ -132,6 +138,9 @@ class Settings(_Section):
             "version": __version__,
             "geometry": self.geometry.model_dump(mode="json"),
             "amp": self.segment.amp,
+            "tta": self.segment.tta,
+            "backend": self.models.backend,
+            "ensemble": self.models.ensemble,
         }
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 

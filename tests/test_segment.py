@@ -17,6 +17,7 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.bundle import Bundle, describe
 from imaging_pipeline.segment.engine import Engine
 from imaging_pipeline.segment.labels import read_labels
+from imaging_pipeline.segment.manifest import MANIFEST
 from imaging_pipeline.settings import ROOT, ModelSettings, Settings
 from imaging_pipeline.volume import Volume
 
@@ -30,8 +31,10 @@ def bundle(settings: Settings) -> Bundle:
 
 @pytest.fixture
 def own_copy(tmp_path: Path) -> Path:
-    """A copy of the bundle to spoil."""
-    return Path(shutil.copytree(MODEL, tmp_path / "models" / "own"))
+    """A copy of the bundle to spoil, with no manifest that would tell."""
+    path = Path(shutil.copytree(MODEL, tmp_path / "models" / "own", ignore=shutil.ignore_patterns("fold_*")))
+    (path / MANIFEST).unlink(missing_ok=True)
+    return path
 
 
 def opened(path: Path, settings: Settings) -> Engine:
@@ -61,7 +64,7 @@ def test_monais_own_command_makes_the_same_masks(
         ours = engine.segment(volume).mask.array
         for label in (1, 2):
             dice = 2 * ((ours == label) & (truth == label)).sum() / ((ours == label).sum() + (truth == label).sum())
-            assert dice >= 0.999
+            assert dice >= 0.999, name
 
 
 def test_one_thread_or_two_the_mask_is_the_same(bundle: Bundle, settings: Settings) -> None:
@@ -100,8 +103,18 @@ def test_a_model_that_is_unknown_or_untrusted_is_refused(own_copy: Path, setting
     assert str(own_copy.parent) in untrusted.value.hint
 
 
-@pytest.mark.parametrize("spoil", ["weights-gone", "weights-other", "metadata", "network", "inference-gone"])
-def test_a_broken_bundle_is_refused_in_one_sentence(spoil: str, own_copy: Path, settings: Settings) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        ("weights-gone", Code.MODEL_INVALID),
+        ("weights-other", Code.WEIGHTS_UNSAFE),
+        ("metadata", Code.MODEL_INVALID),
+        ("network", Code.WEIGHTS_MISMATCH),
+        ("unknown-network", Code.MODEL_INVALID),
+        ("inference-gone", Code.MODEL_INVALID),
+    ],
+)
+def test_a_broken_bundle_is_refused_in_one_sentence(spoil: str, code: Code, own_copy: Path, settings: Settings) -> None:
     config = own_copy / "configs" / "inference.json"
     if spoil == "weights-gone":
         (own_copy / "models" / "model.pt").unlink()
@@ -113,11 +126,13 @@ def test_a_broken_bundle_is_refused_in_one_sentence(spoil: str, own_copy: Path, 
         content = json.loads(config.read_text())
         content["network_def"]["channels"] = [8, 16, 32, 64, 128]
         config.write_text(json.dumps(content))
+    elif spoil == "unknown-network":
+        config.write_text(config.read_text().replace('"UNet"', '"NoSuchNet"'))
     else:
         config.unlink()
     with pytest.raises(PipelineError) as refused:
         opened(own_copy, settings)
-    assert refused.value.code is Code.MODEL_INVALID
+    assert refused.value.code is code
     assert "\n" not in refused.value.message
 
 
@@ -126,6 +141,7 @@ def test_a_bundle_that_does_not_come_back_to_the_native_grid_is_caught(own_copy:
     content = json.loads(config.read_text())
     steps = content["postprocessing"]["transforms"]
     content["postprocessing"]["transforms"] = [step for step in steps if step["_target_"] != "Invertd"]
+    steps[-1]["resample"] = False
     config.write_text(json.dumps(content))
     volume = Volume(array=np.zeros((20, 20, 20), np.int16), affine=np.diag([2.0, 2, 2, 1]))
     with pytest.raises(PipelineError) as refused:

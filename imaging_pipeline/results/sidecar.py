@@ -39,7 +39,13 @@ def write_sidecar(out: Path, nifti: str, result: SeriesResult, bundle: Bundle | 
         content |= {
             "Labels": {label.name: label.index for label in bundle.labels},
             "VolumesMl": result.volumes_ml,
-            "Model": {"Name": bundle.name, "Version": bundle.version, "SHA256": bundle.digest},
+            "Model": {
+                "Name": bundle.name,
+                "Version": bundle.version,
+                "SHA256": bundle.digest,
+                "Networks": result.n_networks,
+                "MirrorAxes": list(result.mirror_axes),
+            },
             "Notice": NOT_FOR_CLINICAL_USE,
         }
     return publish_json(out / sidecar_path(nifti), content)

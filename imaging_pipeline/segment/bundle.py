@@ -1,24 +1,35 @@
-"""What a MONAI bundle says of itself, read without torch: name, version, digest, labels, which series it takes."""
+"""What a model's folder says of itself, read without torch: name, version, digest, labels, which series it takes."""
 
-import hashlib
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.labels import Label, read_labels
+from imaging_pipeline.segment.manifest import (
+    MANIFEST,
+    check_manifest,
+    deciding_files,
+    digest_of,
+    joint_digest,
+)
+from imaging_pipeline.segment.metadata import METADATA, read_metadata
+from imaging_pipeline.segment.nnunet.plans import is_nnunet, read_plans
+from imaging_pipeline.segment.weights import MODELS, SUFFIXES, Weights, choose_weights
 from imaging_pipeline.settings import ModelSettings
 
-METADATA = Path("configs/metadata.json")
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
-WEIGHTS = Path("models/model.pt")
 LABELS = Path("labels.tsv")
 SELECTION = Path("selection.yaml")
 
-_HASH_CHUNK_BYTES = 1 << 20
-_DIGESTED = ("configs", "models", "scripts")
+
+class Kind(StrEnum):
+    """What a model's folder is."""
+
+    MONAI = "monai"
+    NNUNET = "nnunet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,62 +37,126 @@ class Bundle:
     """A model's folder and its own account of itself.
 
     Attributes:
-        path: The bundle's folder.
+        path: The folder.
         name: Name of the folder, by which settings and results call the model.
+        kind: A MONAI bundle, or an exported nnU-Net v2 model.
         version: From configs/metadata.json.
-        digest: SHA-256 over everything that can change a mask: configs, weights, scripts and labels.
+        digest: SHA-256 over everything that can change a mask: configs, scripts, labels and the weights in use.
         inference: The inference config, relative to `path`.
+        weights: The networks in use; several are averaged.
+        n_outputs: Channels that the network gives; 0 where the metadata does not say.
+        mirror_axes: Axes of the model grid about which test-time mirroring is allowed; None: the weights say.
         labels: Structures that it finds.
         selection: Its selection.yaml, or None where it takes every series.
     """
 
     path: Path
     name: str
+    kind: Kind
     version: str
     digest: str
     inference: Path
+    weights: tuple[Weights, ...]
+    n_outputs: int
+    mirror_axes: tuple[int, ...] | None
     labels: tuple[Label, ...]
     selection: Path | None
 
 
 def describe(model: str, settings: ModelSettings) -> Bundle:
-    """Find a bundle by name or path and read what it says of itself.
+    """Find a model by name or path, check it against its manifest, and read what it says of itself.
 
     Args:
         model: Name of a folder under one of `models.trusted_dirs`, or a path.
-        settings: Names the trusted folders.
+        settings: Names the trusted folders, the backend, and whether every fold's network is used.
 
     Raises:
-        PipelineError: `model-not-found`, `model-untrusted` or `model-invalid`.
+        PipelineError: `model-not-found`, `model-untrusted`, `model-digest-mismatch`, `model-multi-channel`,
+            `model-invalid`, or `extra-missing` for weights that an installed package should bring.
     """
     path = _find(model, settings)
-    metadata = _metadata(path)
+    listed = check_manifest(path)
+    if listed is None and settings.require_manifest:
+        raise _invalid(path, f"{MANIFEST} is missing and models.require_manifest is set")
+    bundle = _describe_nnunet(path, settings) if is_nnunet(path) else _describe_monai(path, settings)
+    _check_numbering(bundle)
+    return bundle
+
+
+def known_bundles(settings: ModelSettings) -> Iterator[Path]:
+    """Folders of the models that the settings trust, by name."""
+    for folder in settings.trusted_dirs:
+        yield from sorted(path for path in folder.glob("*") if _is_model(path))
+
+
+def digest_in_use(path: Path, weights: tuple[Weights, ...]) -> str:
+    """SHA-256 over configs, scripts, labels and those weights; other forms of the weights do not count."""
+    files = {file.relative_to(path).as_posix(): file for file in deciding_files(path)}
+    chosen = {item.name: item.path for item in weights}
+    deciding = {name: file for name, file in files.items() if name != SELECTION.as_posix() and not _is_weight(name)}
+    return joint_digest({name: digest_of(file) for name, file in {**deciding, **chosen}.items()})
+
+
+def _describe_monai(path: Path, settings: ModelSettings) -> Bundle:
+    metadata = read_metadata(path)
     inference = next((Path(name) for name in INFERENCE if (path / name).is_file()), None)
     if inference is None:
         raise _invalid(path, f"none of {', '.join(INFERENCE)} is there")
-    if not (path / WEIGHTS).is_file():
-        raise _invalid(path, f"{WEIGHTS} is missing")
+    if metadata.n_inputs != 1:
+        raise PipelineError(
+            Code.MODEL_MULTI_CHANNEL,
+            f"{path.name} takes {metadata.n_inputs} aligned image channels; a series is one",
+            "choose a model of one channel",
+        )
+    labels = read_labels(path / LABELS) if (path / LABELS).is_file() else metadata.labels
+    if not labels:
+        raise _invalid(path, f"neither {LABELS} nor network_data_format.outputs.pred.channel_def names a label")
+    weights = choose_weights(path, settings)
     return Bundle(
         path=path,
         name=path.name,
-        version=str(metadata.get("version", "")),
-        digest=_digest(path),
+        kind=Kind.MONAI,
+        version=metadata.version,
+        digest=digest_in_use(path, weights),
         inference=inference,
-        labels=_labels(path, metadata),
+        weights=weights,
+        n_outputs=metadata.n_outputs,
+        mirror_axes=metadata.mirror_axes,
+        labels=labels,
+        selection=path / SELECTION if (path / SELECTION).is_file() else None,
+    )
+
+
+def _describe_nnunet(path: Path, settings: ModelSettings) -> Bundle:
+    plans = read_plans(path)
+    checkpoints = plans.checkpoints if settings.ensemble else plans.checkpoints[:1]
+    weights = tuple(Weights(path=path / file, name=file.as_posix(), backend="torch") for file in checkpoints)
+    return Bundle(
+        path=path,
+        name=path.name,
+        kind=Kind.NNUNET,
+        version="",
+        digest=digest_in_use(path, weights),
+        inference=Path("plans.json"),
+        weights=weights,
+        n_outputs=0,
+        mirror_axes=None,
+        labels=read_labels(path / LABELS) if (path / LABELS).is_file() else plans.labels,
         selection=path / SELECTION if (path / SELECTION).is_file() else None,
     )
 
 
 def _find(model: str, settings: ModelSettings) -> Path:
-    trusted = [folder.resolve() for folder in settings.trusted_dirs]
-    candidates = [folder / model for folder in trusted] + [Path(model).resolve()]
-    path = next((candidate for candidate in candidates if (candidate / METADATA).is_file()), None)
+    # a link that lies in a trusted folder is trusted; a path that climbs out of one is not
+    trusted = [Path(os.path.abspath(folder)) for folder in settings.trusted_dirs]
+    candidates = [Path(os.path.abspath(folder / model)) for folder in (*trusted, Path())]
+    path = next((candidate for candidate in candidates if _is_model(candidate)), None)
     if path is None:
-        known = ", ".join(sorted(_names(trusted))) or "none"
+        known = ", ".join(sorted({item.name for item in known_bundles(settings)})) or "none"
         raise PipelineError(
             Code.MODEL_NOT_FOUND, f"no bundle {model!r}; known here: {known}", "name one of these, or a bundle's path"
         )
-    if not any(path.is_relative_to(folder) for folder in trusted):
+    if not any(path.is_relative_to(folder) or path.resolve().is_relative_to(folder.resolve()) for folder in trusted):
         raise PipelineError(
             Code.MODEL_UNTRUSTED,
             f"{path} lies under none of models.trusted_dirs",
@@ -91,44 +166,25 @@ def _find(model: str, settings: ModelSettings) -> Path:
     return path
 
 
-def _names(folders: list[Path]) -> Iterator[str]:
-    for folder in folders:
-        yield from (path.parent.parent.name for path in folder.glob(f"*/{METADATA}"))
+def _is_model(path: Path) -> bool:
+    return (path / METADATA).is_file() or is_nnunet(path)
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    try:
-        metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _invalid(path, f"{METADATA}: {error}") from None
-    if not isinstance(metadata, dict):
-        raise _invalid(path, f"{METADATA} holds no object")
-    return metadata
+def _is_weight(name: str) -> bool:
+    """Weights of the networks, in any form; other files of models/ belong to the model whatever weights are in use."""
+    file = Path(name)
+    return file.suffix == ".pth" or (
+        file.parent == MODELS
+        and file.suffix in {suffix for suffixes in SUFFIXES.values() for suffix in (*suffixes, ".bin")}
+        and (file.stem == "model" or file.stem.startswith("fold_"))
+    )
 
 
-def _labels(path: Path, metadata: dict[str, Any]) -> tuple[Label, ...]:
-    """From labels.tsv, else from the channels that metadata names."""
-    if (path / LABELS).is_file():
-        return read_labels(path / LABELS)
-    try:
-        channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-        return tuple(Label(index=int(key), name=str(name)) for key, name in channels.items() if int(key) != 0)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise _invalid(path, f"neither {LABELS} nor network_data_format.outputs.pred.channel_def") from None
-
-
-def _digest(path: Path) -> str:
-    files = [file for folder in _DIGESTED for file in (path / folder).rglob("*") if file.is_file()]
-    files = [file for file in files if "__pycache__" not in file.parts]
-    total = hashlib.sha256()
-    files += [path / LABELS] if (path / LABELS).is_file() else []
-    for file in sorted(files):
-        content = hashlib.sha256()
-        with file.open("rb") as stream:
-            while chunk := stream.read(_HASH_CHUNK_BYTES):
-                content.update(chunk)
-        total.update(f"{file.relative_to(path).as_posix()} {content.hexdigest()}\n".encode())
-    return total.hexdigest()
+def _check_numbering(bundle: Bundle) -> None:
+    """With several channels, a label's number is its channel."""
+    largest = max(label.index for label in bundle.labels)
+    if bundle.n_outputs > 1 and largest >= bundle.n_outputs:
+        raise _invalid(bundle.path, f"label {largest} is named, the network gives channels 0 to {bundle.n_outputs - 1}")
 
 
 def _invalid(path: Path, message: str) -> PipelineError:

@@ -3,16 +3,17 @@
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.backends import peak_device_mb, pick_device, prepare, reset_peak
 from imaging_pipeline.segment.bundle import Bundle
-from imaging_pipeline.segment.grid import to_model_grid, to_native_grid
 from imaging_pipeline.segment.model import Model, open_model
-from imaging_pipeline.segment.windows import predict
 from imaging_pipeline.settings import Settings
 from imaging_pipeline.volume.types import Volume
+
+_TRIAL_SHAPE = (48, 64, 40)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +43,22 @@ class Engine:
             cores: CPU cores that this task owns; None: all of the process.
 
         Raises:
-            PipelineError: `device-not-found` or `model-invalid`.
+            PipelineError: `device-not-found`, or what `open_model` raises.
         """
         self._settings = settings.segment
         self.device = pick_device(settings.device)
         prepare(self.device, settings.segment, cores)
-        self._model: Model = open_model(bundle, self.device)
+        self._model: Model = open_model(bundle, self.device, mirror=settings.segment.tta)
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes of the model grid that are mirrored; empty without test-time mirroring."""
+        return self._model.mirror_axes
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Transforms of the bundle that run as MONAI's own objects."""
+        return self._model.foreign
 
     def segment(self, volume: Volume) -> Segmentation:
         """Segment one volume.
@@ -58,11 +69,11 @@ class Engine:
         reset_peak(self.device)
         marks = [time.perf_counter()]
         try:
-            prepared = to_model_grid(volume, self._model)
+            prepared = self._model.prepare(volume)
             marks.append(time.perf_counter())
-            scores = predict(prepared, self._model, self._settings)
+            scores = self._model.predict(prepared, self._settings)
             marks.append(time.perf_counter())
-            mask = to_native_grid(scores, prepared, volume, self._model)
+            mask = volume.with_array(self._model.restore(scores, prepared, volume))
             marks.append(time.perf_counter())
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise _out_of_memory(volume, self.device, error) from None
@@ -76,6 +87,17 @@ class Engine:
             stage_seconds={name: end - start for name, start, end in stages},
             peak_device_mb=peak_device_mb(self.device),
         )
+
+    def try_out(self) -> str:
+        """Segment a small volume of noise; what came of it, in one line.
+
+        Raises:
+            PipelineError: What `segment` raises.
+        """
+        array = np.random.default_rng(0).normal(100, 30, _TRIAL_SHAPE).astype(np.float32)
+        done = self.segment(Volume(array=array, affine=np.eye(4)))
+        size = " x ".join(map(str, done.mask.shape))
+        return f"{size} voxels of noise to {done.mask.array.dtype} labels in {sum(done.stage_seconds.values()):.2f} s"
 
 
 def _out_of_memory(volume: Volume, device: torch.device, error: Exception) -> PipelineError:

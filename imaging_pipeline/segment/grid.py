@@ -1,70 +1,85 @@
-"""From the scanner's voxels to the model's grid and back, by the bundle's own transforms."""
+"""From the scanner's voxels to tensors and back."""
 
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import SpatialResample
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.model import Model
+from imaging_pipeline.segment.bundle import Bundle
 from imaging_pipeline.volume.types import Volume
 
 AFFINE_TOLERANCE_MM = 1e-3
 """A mask's affine may differ from the image's by this, the rounding of float32 affines."""
 
 
-def to_model_grid(volume: Volume, model: Model) -> MetaTensor:
-    """The bundle's preprocessing on a volume: orientation, spacing, intensities.
+def as_image(volume: Volume, device: torch.device) -> MetaTensor:
+    """A volume as MONAI's readers would give it.
 
     Args:
         volume: Values of shape (I, J, K).
-        model: Its preprocessing records each step for the way back.
+        device: Where it is to lie.
 
     Returns:
-        (1, I', J', K') float32 on the model's device, with affine and applied operations.
+        (1, I, J, K) float32 with its affine.
     """
-    array = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))
+    array = torch.from_numpy(np.ascontiguousarray(volume.array)).to(device)
     affine = torch.from_numpy(volume.affine)
     meta = {"original_affine": affine, "space": "RAS", "spatial_shape": np.array(volume.shape)}
-    image = MetaTensor(array[None].to(model.device), affine=affine, meta=meta)
-    prepared = model.preprocessing({"image": image})["image"]
-    if not isinstance(prepared, MetaTensor) or prepared.shape[0] != 1:
-        raise PipelineError(
-            Code.MODEL_INVALID,
-            f"the bundle's preprocessing gives shape {tuple(prepared.shape)}, one channel is needed",
-            "only single-channel bundles run here",
-        )
-    return prepared
+    return MetaTensor(array[None].float(), affine=affine, meta=meta)
 
 
-def to_native_grid(scores: torch.Tensor, prepared: MetaTensor, volume: Volume, model: Model) -> Volume:
-    """The bundle's postprocessing on the network's output, checked to lie on the native voxels.
+def as_labels(finished: torch.Tensor, volume: Volume, bundle: Bundle, *, resample: bool) -> NDArray[Any]:
+    """What a bundle's postprocessing ends in, as label numbers checked to lie on the native voxels.
 
     Args:
-        scores: (C, I', J', K') class scores on the model grid.
-        prepared: What `to_model_grid` returned.
+        finished: (1, I, J, K) label numbers, or (C, I, J, K) one channel a class, of which no two overlap.
         volume: The native volume.
-        model: Its postprocessing inverts what preprocessing did.
+        bundle: Names the labels.
+        resample: Labels on another grid are brought back by nearest neighbour, as the bundle's writer would.
 
     Raises:
-        PipelineError: `grid-mismatch` where shape or affine of the labels is another than the volume's.
+        PipelineError: `grid-mismatch` where shape or affine of the labels is another than the volume's, or where
+            labels overlap.
     """
-    pred = MetaTensor(scores, meta=dict(prepared.meta), applied_operations=prepared.applied_operations)
-    finished = model.postprocessing({"image": prepared, "pred": pred})["pred"]
-    if finished.shape != (1, *volume.shape):
+    if resample and isinstance(finished, MetaTensor) and not _lies_on(finished, volume):
+        back = SpatialResample(mode="nearest", padding_mode="border", align_corners=False, dtype=torch.float64)
+        finished = back(finished, dst_affine=torch.from_numpy(volume.affine), spatial_size=volume.shape)
+    if tuple(finished.shape[1:]) != volume.shape:
         raise _mismatch(f"labels of shape {tuple(finished.shape)}", f"(1, {', '.join(map(str, volume.shape))})")
-    affine = finished.affine.cpu().numpy() if isinstance(finished, MetaTensor) else volume.affine
-    off_mm = float(np.abs(affine - volume.affine).max())
-    if off_mm > AFFINE_TOLERANCE_MM:
+    if not _lies_on(finished, volume):
+        off_mm = _off_mm(finished, volume)
         raise _mismatch(f"labels lie {off_mm:.3g} mm off the image", f"at most {AFFINE_TOLERANCE_MM} mm")
-    return volume.with_array(_as_labels(finished[0], model))
+    largest = max((label.index for label in bundle.labels), default=1)
+    plain = finished.as_tensor() if isinstance(finished, MetaTensor) else finished
+    merged = _merged(plain, bundle)
+    return merged.cpu().numpy().astype(np.uint8 if largest < 256 else np.uint16)
 
 
-def _as_labels(finished: torch.Tensor, model: Model) -> NDArray[Any]:
-    largest = max((label.index for label in model.bundle.labels), default=1)
-    return finished.cpu().numpy().astype(np.uint8 if largest < 256 else np.uint16)
+def _lies_on(finished: torch.Tensor, volume: Volume) -> bool:
+    return tuple(finished.shape[1:]) == volume.shape and _off_mm(finished, volume) <= AFFINE_TOLERANCE_MM
+
+
+def _off_mm(finished: torch.Tensor, volume: Volume) -> float:
+    affine = finished.affine.cpu().numpy() if isinstance(finished, MetaTensor) else volume.affine
+    return float(np.abs(affine - volume.affine).max())
+
+
+def _merged(finished: torch.Tensor, bundle: Bundle) -> torch.Tensor:
+    """One channel of label numbers; channels that hold one structure each are merged."""
+    if finished.shape[0] == 1:
+        return finished[0]
+    chosen = finished > 0
+    overlapping = int((chosen.sum(dim=0) > 1).sum())
+    if overlapping:
+        raise _mismatch(f"labels that overlap in {overlapping} voxels", "one label a voxel")
+    merged = torch.zeros(finished.shape[1:], dtype=torch.int32, device=finished.device)
+    for label in bundle.labels:
+        merged[chosen[label.index]] = label.index
+    return merged
 
 
 def _mismatch(found: str, expected: str) -> PipelineError:

@@ -1,118 +1,213 @@
-"""A bundle opened for use: its network with weights, its transforms and its inferer, on one device."""
+"""A model opened for use on one device: a MONAI bundle, or an exported nnU-Net model."""
 
-import pickle
-import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from monai.bundle import ConfigParser
-from monai.inferers import Inferer
-from monai.transforms import Compose
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SlidingWindowInferer
+from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.bundle import METADATA, WEIGHTS, Bundle
+from imaging_pipeline.segment.backends import autocast, window_batch
+from imaging_pipeline.segment.bundle import Bundle, Kind, digest_in_use
+from imaging_pipeline.segment.config import CONFIG_FAULTS, Config, invalid, parse_config
+from imaging_pipeline.segment.grid import as_image, as_labels
+from imaging_pipeline.segment.networks import Network, load_network
+from imaging_pipeline.segment.networks.average import Average
+from imaging_pipeline.segment.networks.probe import check_channels
+from imaging_pipeline.segment.transforms import Chain, compile_chain
+from imaging_pipeline.settings import SegmentSettings
+from imaging_pipeline.volume.types import Volume
 
-_READERS = frozenset(("LoadImaged", "LoadImageD", "LoadImageDict", "EnsureChannelFirstd", "EnsureChannelFirstD"))
-_WRITERS = frozenset(("SaveImaged", "SaveImageD", "SaveImageDict"))
 
-# what configs, networks and weights that do not fit together are known to raise
-_BUNDLE_FAULTS = (
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError, OSError),
-    pickle.UnpicklingError,
-)
+class Model(Protocol):
+    """What the engine needs of a model.
+
+    Attributes:
+        mirror_axes: Axes that are mirrored.
+        foreign: Names of transforms that run as MONAI's own objects.
+    """
+
+    mirror_axes: tuple[int, ...]
+    foreign: tuple[str, ...]
+
+    def prepare(self, volume: Volume) -> Any:
+        """A volume on the model's grid, with what the way back needs."""
+
+    def predict(self, prepared: Any, settings: SegmentSettings) -> torch.Tensor:
+        """(C, I', J', K') class scores on the model's grid."""
+
+    def restore(self, scores: torch.Tensor, prepared: Any, volume: Volume) -> NDArray[Any]:
+        """Label numbers on the voxels of the volume."""
+
+
+_CACHE: dict[tuple[object, ...], Model] = {}
+
+
+def open_model(bundle: Bundle, device: torch.device, *, mirror: bool = False) -> Model:
+    """Open a model on a device; a process opens the same one once.
+
+    Args:
+        bundle: The model.
+        device: Where it is to run.
+        mirror: Average over mirror images.
+
+    Raises:
+        PipelineError: `model-digest-mismatch` where its files have changed since the run began; `model-invalid`,
+            `weights-unsafe` or `weights-mismatch` where config, network and weights do not fit together;
+            `extra-missing` where an optional package is needed; `settings-invalid` for mirroring that is not allowed.
+    """
+    key = (bundle.digest, str(device), mirror, tuple(item.backend for item in bundle.weights))
+    if key not in _CACHE:
+        _check_digest(bundle)
+        _CACHE[key] = (_open_nnunet if bundle.kind is Kind.NNUNET else _open_monai)(bundle, device, mirror)
+    return _CACHE[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A network ready to run.
+class MonaiModel:
+    """A MONAI bundle ready to run.
 
     Attributes:
         bundle: What it was opened from.
         device: Where it runs.
-        network: (N, 1, I, J, K) window → (N, C, I, J, K) class scores, in evaluation mode.
-        preprocessing: The bundle's transforms, without reading files.
+        network: (N, 1, I, J, K) window → (N, C, I, J, K) class scores.
+        chain: The bundle's transforms before and behind the network.
         inferer: The bundle's inferer.
-        postprocessing: The bundle's transforms, without writing files.
+        writer_resamples: Labels on another grid than the native one are brought back by nearest neighbour.
+        mirror_axes: Axes that are mirrored.
     """
 
     bundle: Bundle
     device: torch.device
-    network: torch.nn.Module
-    preprocessing: Compose
+    network: Network
+    chain: Chain
     inferer: Inferer
-    postprocessing: Compose
+    writer_resamples: bool
+    mirror_axes: tuple[int, ...]
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """See `Model`."""
+        return self.chain.foreign
+
+    def prepare(self, volume: Volume) -> Any:
+        """See `Model`."""
+        prepared = self.chain.prepare(as_image(volume, self.device))
+        if prepared.image.shape[0] != 1:
+            raise PipelineError(
+                Code.MODEL_MULTI_CHANNEL,
+                f"the bundle's preprocessing gives {prepared.image.shape[0]} channels, one is needed",
+                "only single-channel bundles run here",
+            )
+        return prepared
+
+    def predict(self, prepared: Any, settings: SegmentSettings) -> torch.Tensor:
+        """See `Model`; window size, overlap and weighting are the bundle's."""
+        inferer = self.inferer
+        if isinstance(inferer, SlidingWindowInferer):
+            inferer.sw_batch_size = window_batch(self.device, settings, inferer.sw_batch_size)
+        image = prepared.image.as_tensor() if isinstance(prepared.image, MetaTensor) else prepared.image
+        with torch.inference_mode(), autocast(self.device, settings):
+            scores: torch.Tensor = inferer(image[None], self.network)
+        return scores[0].float()
+
+    def restore(self, scores: torch.Tensor, prepared: Any, volume: Volume) -> NDArray[Any]:
+        """See `Model`."""
+        finished = self.chain.finish(scores, prepared)
+        return as_labels(finished, volume, self.bundle, resample=self.writer_resamples)
 
 
-_CACHE: dict[tuple[str, str], Model] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptedNnunet:
+    """An nnU-Net model ready to run.
 
-
-def open_model(bundle: Bundle, device: torch.device) -> Model:
-    """Open a bundle on a device; a process opens the same one once.
-
-    Raises:
-        PipelineError: `model-invalid` where config, network and weights do not fit together.
+    Attributes:
+        inner: The adapter that does the work.
+        device: Where it runs.
+        mirror_axes: Axes that are mirrored.
+        foreign: Empty: every step is our own.
     """
-    key = (bundle.digest, str(device))
-    if key not in _CACHE:
-        _CACHE[key] = _open(bundle, device)
-    return _CACHE[key]
 
+    inner: Any
+    device: torch.device
+    mirror_axes: tuple[int, ...]
+    foreign: tuple[str, ...] = ()
 
-def _open(bundle: Bundle, device: torch.device) -> Model:
-    try:
-        parser = _parser(bundle, device)
-        network = _network(parser, bundle.path / WEIGHTS, device)
-        return Model(
-            bundle=bundle,
-            device=device,
-            network=network,
-            preprocessing=parser.get_parsed_content("preprocessing"),
-            inferer=parser.get_parsed_content("inferer"),
-            postprocessing=parser.get_parsed_content("postprocessing"),
+    def prepare(self, volume: Volume) -> Any:
+        """See `Model`."""
+        return self.inner.prepare(volume)
+
+    def predict(self, prepared: Any, settings: SegmentSettings) -> torch.Tensor:
+        """See `Model`."""
+        context: AbstractContextManager[object] = autocast(self.device, settings)
+        batch = window_batch(self.device, settings, 1)
+        scores: torch.Tensor = self.inner.predict(
+            prepared, mirror=bool(self.mirror_axes), window_batch=batch, autocast=context
         )
-    except _BUNDLE_FAULTS as error:
-        raise _invalid(bundle, error) from error
+        return scores
+
+    def restore(self, scores: torch.Tensor, prepared: Any, volume: Volume) -> NDArray[Any]:  # noqa: ARG002
+        """See `Model`; what was prepared knows its volume."""
+        labels: NDArray[np.uint8] = self.inner.restore(scores, prepared)
+        return labels
 
 
-def _parser(bundle: Bundle, device: torch.device) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config(str(bundle.path / bundle.inference))
-    parser.read_meta(str(bundle.path / METADATA))
-    parser["bundle_root"] = str(bundle.path)
-    parser["device"] = f"$torch.device({str(device)!r})"
-    for section, unwanted in (("preprocessing", _READERS), ("postprocessing", _WRITERS)):
-        steps = parser[f"{section}#transforms"]
-        parser[f"{section}#transforms"] = [step for step in steps if not _is_one_of(step, unwanted)]
-    if str(bundle.path) not in sys.path:  # configs import from the bundle's own scripts
-        sys.path.append(str(bundle.path))
-    return parser
-
-
-def _is_one_of(step: Any, names: frozenset[str]) -> bool:
-    return isinstance(step, dict) and str(step.get("_target_", "")).rsplit(".", 1)[-1] in names
-
-
-def _network(parser: ConfigParser, weights: Path, device: torch.device) -> torch.nn.Module:
-    network: torch.nn.Module = parser.get_parsed_content("network_def")
-    network.load_state_dict(_state(weights))
-    network = network.eval().requires_grad_(False)
-    on_device: torch.nn.Module = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return on_device
-
-
-def _state(weights: Path) -> Any:
+def _open_monai(bundle: Bundle, device: torch.device, mirror: bool) -> Model:
+    config = parse_config(bundle, device)
+    axes = _axes(bundle, bundle.mirror_axes or (), mirror)
     try:
-        return torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):  # torch's own message advises to trust the file
-        raise ValueError(f"{weights.name} holds no plain tensors: damaged, or a pickle of code") from None
-
-
-def _invalid(bundle: Bundle, error: Exception) -> PipelineError:
-    text = " ".join(str(error).split())[:400]
-    return PipelineError(
-        Code.MODEL_INVALID,
-        f"bundle {bundle.name} cannot be opened: {type(error).__name__}: {text}",
-        f"see whether `python -m monai.bundle run` accepts {bundle.inference}",
+        members = [_member(bundle, config, device, number) for number in range(len(bundle.weights))]
+        chain = compile_chain(config.preprocessing, config.postprocessing)
+        check_channels(members[0], config.inferer, bundle, device)
+    except CONFIG_FAULTS as error:
+        raise invalid(bundle, error) from error
+    averaged = len(members) > 1 or axes
+    return MonaiModel(
+        bundle=bundle,
+        device=device,
+        network=Average(members, axes, chain.activation) if averaged else members[0],
+        chain=chain,
+        inferer=config.inferer,
+        writer_resamples=config.writer_resamples,
+        mirror_axes=axes,
     )
+
+
+def _member(bundle: Bundle, config: Config, device: torch.device, number: int) -> Network:
+    weights = bundle.weights[number]
+    # each member needs a network of its own: the parser would hand out the same one again
+    build = config.build if number == 0 else parse_config(bundle, device).build
+    return load_network(weights.path, device, build, weights.backend)
+
+
+def _open_nnunet(bundle: Bundle, device: torch.device, mirror: bool) -> Model:
+    from imaging_pipeline.segment.nnunet.model import NnunetModel
+    from imaging_pipeline.segment.nnunet.plans import read_plans
+
+    inner = NnunetModel(read_plans(bundle.path), bundle.path, [item.path for item in bundle.weights], device)
+    return AdaptedNnunet(inner=inner, device=device, mirror_axes=_axes(bundle, inner.mirror_axes, mirror))
+
+
+def _axes(bundle: Bundle, allowed: tuple[int, ...], mirror: bool) -> tuple[int, ...]:
+    if mirror and not allowed:
+        raise PipelineError(
+            Code.SETTINGS_INVALID,
+            f"test-time mirroring asked for, and {bundle.name} allows no axis",
+            "leave --tta away, or name mirror_axes in the bundle's configs/metadata.json if it was trained with flips",
+        )
+    return allowed if mirror else ()
+
+
+def _check_digest(bundle: Bundle) -> None:
+    """Files may change, or be others on another machine, between the start of a run and this moment."""
+    found = digest_in_use(bundle.path, bundle.weights)
+    if found != bundle.digest:
+        raise PipelineError(
+            Code.MODEL_DIGEST_MISMATCH,
+            f"{bundle.path} has digest {found[:16]} here, the run began with {bundle.digest[:16]}",
+            "every machine must see the same bundle; run again once it no longer changes",
+        )

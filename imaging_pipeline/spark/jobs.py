@@ -16,9 +16,10 @@ from pyspark.sql import functions as sql
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from imaging_pipeline.bins import deal
+from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.headers import read_file, read_header
 from imaging_pipeline.intake.listing import detours, list_passed_over
-from imaging_pipeline.partition import Job, crashed_result, process
+from imaging_pipeline.partition import Job, check_model, crashed_result, process
 from imaging_pipeline.records import FileRef, HeaderRow, SeriesResult, SeriesTask
 from imaging_pipeline.results.receipt import follow_receipts, write_receipt
 from imaging_pipeline.rows import from_batch, schema_of, to_batch
@@ -31,6 +32,7 @@ Mapper = Callable[[Batches], Iterator[pa.RecordBatch]]
 
 _POLL_SECONDS = 0.25
 _FINISHED = pa.schema([pa.field("series_key", pa.string())])
+_CHECKED = pa.schema([pa.field(name, pa.string()) for name in ("note", "code", "message", "hint")])
 
 
 class SparkRunner:
@@ -67,6 +69,23 @@ class SparkRunner:
                 beside = self._session.createDataFrame(pa.Table.from_batches([to_batch(FileRef, passed_over)]))
                 rows += from_batch(HeaderRow, beside.mapInArrow(reader, schema).toArrow())
         return rows
+
+    def check_model(self, job: Job) -> tuple[str, ...]:
+        """Open the model in one task a slot, which also warms the workers up.
+
+        Raises:
+            PipelineError: Why it cannot be used, or `spark-failed`.
+        """
+        if job.bundle is None:
+            return ()
+        n_slots = self._session.sparkContext.defaultParallelism
+        slots = self._session.range(0, n_slots, numPartitions=n_slots)
+        with spark_errors("opening the model"):
+            rows = slots.mapInArrow(_model_checker(job), from_arrow_schema(_CHECKED)).toArrow().to_pylist()
+        for row in rows:
+            if row["code"]:
+                raise PipelineError(Code(row["code"]), row["message"], row["hint"])
+        return tuple(dict.fromkeys(row["note"] for row in rows))
 
     def results(self, tasks: list[SeriesTask], job: Job) -> Iterator[SeriesResult]:
         """Work through tasks dealt into bins of even size; results as their receipts appear.
@@ -180,6 +199,19 @@ def _header_reader(studies: Path, left_out: str, keywords: frozenset[str]) -> Ma
             contents.clear()
 
     return read
+
+
+def _model_checker(job: Job) -> Mapper:
+    def check(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            pass
+        try:
+            rows = [{"note": note} for note in check_model(job, _cores())]
+        except PipelineError as error:
+            rows = [{"code": error.code.value, "message": error.message, "hint": error.hint}]
+        yield pa.RecordBatch.from_pylist(rows, schema=_CHECKED)
+
+    return check
 
 
 def _path_runner(job: Job) -> Mapper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def cases(dataset_dir: str | Path) -> list[Case]:
     return found
 
 
-def split(dataset_dir: str | Path, index: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def split(
+    dataset_dir: str | Path, index: int | None, train_on: Sequence[int] | None = None
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Split a data set into MONAI data lists for training and for validation.
 
     A subject belongs to fold `subject % 5`, so its fold stays the same where other subjects are
@@ -46,7 +49,9 @@ def split(dataset_dir: str | Path, index: int) -> tuple[list[dict[str, str]], li
 
     Args:
         dataset_dir: folder that `cases` accepts.
-        index: fold whose subjects are kept out of training, 0 to 4.
+        index: fold whose subjects are kept out of training, 0 to 4; None trains on every subject,
+            and what fold 0 would keep out then only shows that training goes on.
+        train_on: folds to train on, where not on all others: a start that several folds may share.
 
     Returns:
         The training list and the validation list, each of `{"image": ..., "label": ...}`.
@@ -54,13 +59,17 @@ def split(dataset_dir: str | Path, index: int) -> tuple[list[dict[str, str]], li
     Raises:
         ValueError: where the fold does not exist.
     """
-    if not 0 <= index < FOLDS:
+    if index is not None and not 0 <= index < FOLDS:
         raise ValueError(f"fold {index} does not exist, choose 0 to {FOLDS - 1}")
+    chosen = set(range(FOLDS) if train_on is None else train_on) - {index}
     training: list[dict[str, str]] = []
     validation: list[dict[str, str]] = []
     for case in cases(dataset_dir):
-        chosen = validation if case.subject % FOLDS == index else training
-        chosen.append({"image": str(case.image), "label": str(case.label)})
+        pair = {"image": str(case.image), "label": str(case.label)}
+        if case.subject % FOLDS == (index or 0):
+            validation.append(pair)
+        if case.subject % FOLDS in chosen:
+            training.append(pair)
     return training, validation
 
 

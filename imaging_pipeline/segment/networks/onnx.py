@@ -1,0 +1,66 @@
+"""ONNX files by onnxruntime."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.networks.network import Network, unreadable
+
+EXTRA = "onnx"
+
+
+def is_available() -> bool:
+    """Whether onnxruntime is installed."""
+    return find_spec("onnxruntime") is not None
+
+
+def load(path: Path, device: torch.device) -> Network:
+    """Open the file with the provider for the device, on as many threads as torch has.
+
+    Raises:
+        PipelineError: `weights-unsafe` for a file that is no ONNX model, `device-not-found` where this onnxruntime has
+            no CUDA.
+    """
+    import onnxruntime
+
+    provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise PipelineError(
+            Code.DEVICE_NOT_FOUND, f"onnxruntime {onnxruntime.__version__} has no CUDA", "pip install onnxruntime-gpu"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[_on(provider, device)])
+    except (RuntimeError, ValueError, OSError, *_faults()) as error:
+        raise unreadable(path, error) from None
+    return _OnnxNetwork(session)
+
+
+class _OnnxNetwork:
+    """A session of onnxruntime; windows and scores stay on the device."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self._output = session.get_outputs()[0].name
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        (scores,) = self._session.run([self._output], {self._input: windows.float().contiguous().cpu().numpy()})
+        return torch.from_numpy(scores).to(windows.device)
+
+
+def _on(provider: str, device: torch.device) -> Any:
+    return (provider, {"device_id": device.index or 0}) if device.type == "cuda" else provider
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """Onnxruntime's own exceptions share no base class but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception))

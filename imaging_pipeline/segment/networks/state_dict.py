@@ -1,0 +1,105 @@
+"""A state dict of plain tensors in the network that the bundle's config defines."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.networks.network import Build, Network, full_resolution
+
+_WRAPPERS = ("state_dict", "model", "network", "model_state_dict")
+"""Keys under which training programs file the state dict in a checkpoint."""
+
+
+def is_available() -> bool:
+    """Torch is always there."""
+    return True
+
+
+def load(path: Path, device: torch.device, build: Build | None) -> Network:
+    """Build the network and give it its weights.
+
+    Raises:
+        PipelineError: `weights-unsafe` for anything but plain tensors, `weights-mismatch` where keys or shapes are
+            another network's, `model-invalid` without a network to put them into.
+    """
+    if build is None:
+        raise PipelineError(
+            Code.MODEL_INVALID, f"{path.name} is a state dict and no network_def is given", "define the network"
+        )
+    state = read_state(path)
+    network = build()
+    _check_fit(path, network, state)
+    network.load_state_dict(state)
+    network = network.eval().requires_grad_(False).to(device)
+    return TorchNetwork(network.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
+
+
+class TorchNetwork:
+    """A torch module as a network.
+
+    Attributes:
+        module: The module, in evaluation mode.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        """Take a module that is ready."""
+        self.module = module
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """See `Network`."""
+        return full_resolution(self.module(windows))
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a `.pt` file by name; floating-point ones in float32.
+
+    Raises:
+        PipelineError: `weights-unsafe` for a file that holds code, or no tensors.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        # torch's own message advises to trust the file: it is not passed on
+        kind = "holds code, not only tensors" if "Unsupported" in str(error) else "is damaged or no torch file"
+        raise _unsafe(path, kind) from None
+    for key in _WRAPPERS:
+        content = content.get(key, content) if isinstance(content, Mapping) else content
+    if not isinstance(content, Mapping) or not content or not all(_is_tensor(item) for item in content.values()):
+        raise _unsafe(path, "holds no state dict")
+    return {_plain(name): item.float() if item.is_floating_point() else item for name, item in content.items()}
+
+
+def _is_tensor(item: Any) -> bool:
+    return isinstance(item, torch.Tensor)
+
+
+def _plain(name: str) -> str:
+    """Without the prefix of distributed training."""
+    return name.removeprefix("module.")
+
+
+def _check_fit(path: Path, network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    wanted = network.state_dict()
+    missing, unknown = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    other = [key for key in wanted if key in state and wanted[key].shape != state[key].shape]
+    if not missing and not unknown and not other:
+        return
+    found = [f"{len(keys)} {what} ({keys[0]})" for keys, what in ((missing, "missing"), (unknown, "unknown")) if keys]
+    if other:
+        shapes = f"{tuple(state[other[0]].shape)} where the network has {tuple(wanted[other[0]].shape)}"
+        found.append(f"{len(other)} of another shape ({other[0]}: {shapes})")
+    raise PipelineError(
+        Code.WEIGHTS_MISMATCH,
+        f"{path.name} does not fit network_def: of {len(wanted)} keys {', '.join(found)}",
+        "weights and network_def of the inference config must belong together",
+    )
+
+
+def _unsafe(path: Path, what: str) -> PipelineError:
+    return PipelineError(
+        Code.WEIGHTS_UNSAFE, f"{path.name} {what}", "save a plain state dict: torch.save(network.state_dict(), path)"
+    )

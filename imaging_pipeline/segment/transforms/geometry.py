@@ -1,0 +1,158 @@
+"""Voxel grids, and what carries values from one grid to another, slab by slab."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from numpy.typing import NDArray
+
+Shape = tuple[int, int, int]
+Source = Callable[[int, int, int], torch.Tensor]
+"""(axis, start, stop) → (C, I, J, K) of which that spatial axis runs from start to stop only."""
+
+_SLAB_VOXELS = {"cpu": 2 << 20, "cuda": 32 << 20}
+"""Values in a slab, all channels: on CPU 8 MiB, what stays in caches and needs no fresh pages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Where voxels lie.
+
+    Attributes:
+        affine: (4, 4) float64, voxel index → mm.
+        shape: Voxels along I, J, K.
+    """
+
+    affine: NDArray[np.float64]
+    shape: Shape
+
+    def moved(self, xform: NDArray[np.float64], shape: Shape) -> "Grid":
+        """The grid whose voxel indices `xform` maps to those of this one."""
+        return Grid(affine=self.affine @ xform, shape=shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move(ABC):
+    """Carries values to a grid.
+
+    Attributes:
+        grid: Where they arrive.
+    """
+
+    grid: Grid
+
+    @property
+    def blends(self) -> bool:
+        """Whether values of several voxels make a new one; if not, it may as well be done on labels."""
+        return False
+
+    @property
+    def slabwise(self) -> bool:
+        """Whether it needs memory beyond its result, which slabs keep small."""
+        return False
+
+    @abstractmethod
+    def slab(self, source: Source, axis: int, start: int, stop: int) -> torch.Tensor:
+        """A slab of the values on the new grid.
+
+        Args:
+            source: Gives slabs of the values on the old grid.
+            axis: Spatial axis of the new grid that is cut.
+            start: First index along it.
+            stop: Index behind the last one.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stay(Move):
+    """Leaves everything where it is."""
+
+    def slab(self, source: Source, axis: int, start: int, stop: int) -> torch.Tensor:
+        """The same slab."""
+        return source(axis, start, stop)
+
+
+class Undo(Protocol):
+    """What leads back to the grid that a step came from."""
+
+    def plan(self, grid: Grid, *, nearest: bool) -> Move:
+        """The way back from a grid.
+
+        Args:
+            grid: Where the values lie by now.
+            nearest: Never blend, whatever the step itself did.
+        """
+
+
+def whole(values: torch.Tensor) -> Source:
+    """A source that cuts slabs out of a tensor of shape (C, I, J, K)."""
+    return lambda axis, start, stop: values.narrow(axis + 1, start, stop - start)
+
+
+def through(moves: Sequence[Move], source: Source) -> Source:
+    """A source behind moves."""
+    for move in moves:
+        source = partial(move.slab, source)
+    return source
+
+
+def carry(values: torch.Tensor, *moves: Move) -> torch.Tensor:
+    """All values of shape (C, I, J, K) behind moves; a view where that is possible."""
+    if not moves:
+        return values
+    source, shape = through(moves, whole(values)), moves[-1].grid.shape
+    if not any(move.slabwise for move in moves) or 0 in shape:
+        return source(0, 0, shape[0])
+    out = None
+    for start, stop in slabs(len(values), shape, values.device):
+        part = source(0, start, stop)
+        if out is None:
+            out = part.new_empty((len(part), *shape))
+        out[:, start:stop] = part
+    assert out is not None
+    return out
+
+
+def slabs(n_channels: int, shape: Shape, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Start and stop along the first axis of slabs of a bearable size."""
+    row = max(n_channels * shape[1] * shape[2], 1)
+    step = max(_SLAB_VOXELS.get(device.type, _SLAB_VOXELS["cpu"]) // row, 1)
+    for start in range(0, shape[0], step):
+        yield start, min(start + step, shape[0])
+
+
+def grid_of(image: MetaTensor) -> Grid:
+    """Affine and shape of an image of shape (C, I, J, K)."""
+    i, j, k = image.shape[1:]
+    return Grid(affine=image.affine.cpu().numpy().astype(np.float64), shape=(i, j, k))
+
+
+def with_values(image: MetaTensor, values: torch.Tensor, grid: Grid | None = None) -> MetaTensor:
+    """Other values under an image's metadata.
+
+    Args:
+        image: What gives metadata and applied operations.
+        values: (C, I, J, K).
+        grid: Where they lie; None: where the image lies.
+    """
+    meta = dict(image.meta)
+    if grid is not None:
+        meta["affine"] = torch.from_numpy(grid.affine.copy())
+        if "pixdim" in meta:
+            spacing = affine_to_spacing(meta["affine"])
+            meta["pixdim"] = (
+                meta["pixdim"].clone() if isinstance(meta["pixdim"], torch.Tensor) else meta["pixdim"].copy()
+            )
+            meta["pixdim"][1 : 1 + len(spacing)] = spacing
+    return MetaTensor(values, meta=meta, applied_operations=list(image.applied_operations))
+
+
+def plain(values: torch.Tensor) -> torch.Tensor:
+    """Values without metadata."""
+    return values.as_tensor() if isinstance(values, MetaTensor) else values
