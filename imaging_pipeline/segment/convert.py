@@ -95,7 +95,7 @@ def _write_torchscript(module: torch.nn.Module, path: Path, example: torch.Tenso
     try:
         scripted = torch.jit.script(module)
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):  # Python that TorchScript does not know
-        scripted = torch.jit.trace(module, example)
+        scripted = torch.jit.trace(module, example)  # type: ignore[no-untyped-call]
     torch.jit.save(scripted, str(path))
 
 

@@ -46,7 +46,7 @@ def as_labels(finished: torch.Tensor, volume: Volume, bundle: Bundle, *, resampl
             labels overlap.
     """
     if resample and isinstance(finished, MetaTensor) and not _lies_on(finished, volume):
-        back = SpatialResample(mode="nearest", padding_mode="border", align_corners=False, dtype=torch.float64)
+        back = SpatialResample(mode="nearest", padding_mode="border", align_corners=False, dtype=np.float64)
         finished = back(finished, dst_affine=torch.from_numpy(volume.affine), spatial_size=volume.shape)
     if tuple(finished.shape[1:]) != volume.shape:
         raise _mismatch(f"labels of shape {tuple(finished.shape)}", f"(1, {', '.join(map(str, volume.shape))})")

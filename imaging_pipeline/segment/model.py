@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,15 +25,15 @@ from imaging_pipeline.volume.types import Volume
 
 
 class Model(Protocol):
-    """What the engine needs of a model.
+    """What the engine needs of a model."""
 
-    Attributes:
-        mirror_axes: Axes that are mirrored.
-        foreign: Names of transforms that run as MONAI's own objects.
-    """
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes that are mirrored."""
 
-    mirror_axes: tuple[int, ...]
-    foreign: tuple[str, ...]
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Names of transforms that run as MONAI's own objects."""
 
     def prepare(self, volume: Volume) -> Any:
         """A volume on the model's grid, with what the way back needs."""
@@ -188,7 +189,8 @@ def _open_nnunet(bundle: Bundle, device: torch.device, mirror: bool) -> Model:
     from imaging_pipeline.segment.nnunet.model import NnunetModel
     from imaging_pipeline.segment.nnunet.plans import read_plans
 
-    inner = NnunetModel(read_plans(bundle.path), bundle.path, [item.path for item in bundle.weights], device)
+    checkpoints = [Path(item.name) for item in bundle.weights]
+    inner = NnunetModel(read_plans(bundle.path), bundle.path, checkpoints, device)
     return AdaptedNnunet(inner=inner, device=device, mirror_axes=_axes(bundle, inner.mirror_axes, mirror))
 
 

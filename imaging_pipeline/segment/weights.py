@@ -17,7 +17,7 @@ MODELS = Path("models")
 ELSEWHERE = MODELS / "weights.json"
 """Says of weights that an installed package brings: distribution, version, file, format and sha256."""
 
-SUFFIXES = {
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "torch": (".pt",),
     "torchscript": (".ts",),
     "export": (".pt2",),
@@ -54,7 +54,9 @@ def choose_weights(bundle: Path, settings: ModelSettings) -> tuple[Weights, ...]
             weights that an installed package should bring.
     """
     stem = "fold_*" if settings.ensemble else "model"
-    backends = SUFFIXES if settings.backend == "auto" else {settings.backend: SUFFIXES[settings.backend]}
+    backends: Mapping[str, tuple[str, ...]] = SUFFIXES
+    if settings.backend != "auto":
+        backends = {settings.backend: SUFFIXES[settings.backend]}
     for backend, suffixes in backends.items():
         for suffix in suffixes:
             files = sorted((bundle / MODELS).glob(f"{stem}{suffix}"))

@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from torch.export.passes import move_to_device_pass
 
 from imaging_pipeline.segment.networks.network import Network, unreadable
 from imaging_pipeline.segment.networks.state_dict import TorchNetwork
@@ -25,7 +26,7 @@ def load(path: Path, device: torch.device) -> Network:
     try:
         program = torch.export.load(str(path))
         if device.type != "cpu":
-            program = torch.export.passes.move_to_device_pass(program, device)
+            program = move_to_device_pass(program, device)
     except (RuntimeError, ValueError, OSError, KeyError, AssertionError, zipfile.BadZipFile) as error:
         raise unreadable(path, error) from None
     return TorchNetwork(program.module())

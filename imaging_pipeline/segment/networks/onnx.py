@@ -35,9 +35,10 @@ def load(path: Path, device: torch.device) -> Network:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    faults: tuple[type[Exception], ...] = (RuntimeError, ValueError, OSError, *_own_faults())
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[_on(provider, device)])
-    except (RuntimeError, ValueError, OSError, *_faults()) as error:
+    except faults as error:
         raise unreadable(path, error) from None
     return _OnnxNetwork(session)
 
@@ -59,7 +60,7 @@ def _on(provider: str, device: torch.device) -> Any:
     return (provider, {"device_id": device.index or 0}) if device.type == "cuda" else provider
 
 
-def _faults() -> tuple[type[Exception], ...]:
+def _own_faults() -> tuple[type[Exception], ...]:
     """Onnxruntime's own exceptions share no base class but Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -22,7 +22,7 @@ def load(path: Path, device: torch.device) -> Network:
         PipelineError: `weights-unsafe` for a file that is no TorchScript.
     """
     try:
-        module = torch.jit.load(str(path), map_location=device)
+        module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         raise unreadable(path, error) from None
     return TorchNetwork(module.eval())

@@ -1,6 +1,6 @@
 """From logits on the network's grid to labels on the native voxels."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from imaging_pipeline.segment.nnunet.resample import Resampler
 def to_labels(logits: torch.Tensor, prepared: Prepared, plans: Plans) -> NDArray[Any]:
     """Resample, decide, undo crop and transposition.
 
-    One channel at a time is resampled, against the best so far: all of them at native size may be tens of GB.
-
     Args:
         logits: (C, Z', Y', X') on the network's grid.
         prepared: What they were made from.
@@ -25,19 +23,27 @@ def to_labels(logits: torch.Tensor, prepared: Prepared, plans: Plans) -> NDArray
     Returns:
         (I, J, K) labels, uint8 or uint16.
     """
-    native = [side.stop - side.start for side in prepared.box]
-    back: Callable[[torch.Tensor], torch.Tensor] = _identity
-    if plans.resample_logits is not None:
-        shapes, spacings_mm = (logits.shape[1:], native), (plans.spacing_mm, prepared.spacing_mm)
-        back = Resampler(plans.resample_logits, shapes, spacings_mm, logits.device)
     largest = max((label.index for label in plans.labels), default=0)
     dtype = torch.uint8 if largest < 2**8 else torch.int32  # torch cannot compute with uint16
     with torch.inference_mode():
-        channels = (back(channel) for channel in logits)
+        channels = _native(logits, prepared, plans)
         found = _regions(channels, plans.regions, dtype) if plans.regions else _best(channels, dtype)
     labels = np.zeros(prepared.shape, dtype=np.uint8 if largest < 2**8 else np.uint16)
     labels[prepared.box] = found.cpu().numpy()
     return np.ascontiguousarray(labels.transpose(plans.transpose_backward).transpose(2, 1, 0))
+
+
+def _native(logits: torch.Tensor, prepared: Prepared, plans: Plans) -> Iterator[torch.Tensor]:
+    """Channels on the native grid, one after another: all of them at native size may be tens of GB."""
+    rule = plans.resample_logits
+    if rule is None:
+        yield from logits
+        return
+    native = [side.stop - side.start for side in prepared.box]
+    resampler = Resampler(rule, (logits.shape[1:], native), (plans.spacing_mm, prepared.spacing_mm), logits.device)
+    for channel in logits:
+        values = resampler(channel.float())
+        yield values.half().float() if rule.float16 else values
 
 
 def _best(channels: Iterable[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
@@ -52,14 +58,10 @@ def _best(channels: Iterable[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
 
 
 def _regions(channels: Iterable[torch.Tensor], written: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Each region where its probability is above 0.5, that is its logit above 0; later ones over earlier."""
+    """Each region where its probability is above 0.5; later ones over earlier."""
     labels = torch.zeros(())
     for at, (channel, index) in enumerate(zip(channels, written, strict=True)):
         if at == 0:
             labels = torch.zeros(channel.shape, dtype=dtype, device=channel.device)
-        labels.masked_fill_(channel > 0, index)
+        labels.masked_fill_(channel.sigmoid() > 0.5, index)
     return labels
-
-
-def _identity(channel: torch.Tensor) -> torch.Tensor:
-    return channel

@@ -48,12 +48,14 @@ class Resampling:
         order_z: Likewise along the long axis of anisotropic voxels.
         separate: Whether that axis goes separately; None: where voxels are anisotropic.
         anisotropy: Ratio of edges beyond which they are.
+        float16: Whether logits are rounded to float16 once resampled, which settles near ties.
     """
 
     order: int
     order_z: int
     separate: bool | None
     anisotropy: float
+    float16: bool
 
 
 def check_known(settings: dict[str, Any]) -> None:
@@ -109,4 +111,5 @@ def read_resampling(config: dict[str, Any], what: str) -> Resampling | None:
         order_z=int(options["order_z"]),
         separate=options.get("force_separate_z"),
         anisotropy=float(options.get("separate_z_anisotropy_threshold", ANISOTROPY)),
+        float16=function == "resample_data_or_seg_to_shape",
     )

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 
+from imaging_pipeline.errors import Code, PipelineError
+
 _STEP = 0.5
 """Windows step on by at most half of their size."""
 
@@ -18,7 +20,7 @@ _SIGMA = 1 / 8
 _PEAK = 10.0
 """Its largest value."""
 
-_Item = tuple[tuple[slice, ...], tuple[int, ...]]
+_Place = tuple[slice, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Windows:
     Attributes:
         patch_size: Voxels of a window.
         mirror_axes: Axes to average over, in all combinations; empty for none.
-        batch: Windows, or mirror images of one, that run together. It changes the speed only.
+        batch: Windows that run together. It changes the speed only.
     """
 
     patch_size: tuple[int, ...]
@@ -54,19 +56,23 @@ def predict_windows(
 
     Returns:
         (C, Z, Y, X) float32, on the image's device where it has the memory, else on the CPU.
+
+    Raises:
+        PipelineError: `model-invalid` where logits are no finite numbers.
     """
     padded, inner = _pad(image, windows.patch_size)
     with torch.inference_mode():
         try:
-            logits = _accumulate(padded, networks, n_outputs, windows, autocast, padded.device)
+            logits = _mean(padded, networks, n_outputs, windows, autocast, padded.device)
         except torch.OutOfMemoryError:
             if padded.device.type == "cpu":
                 raise
-            logits = _accumulate(padded, networks, n_outputs, windows, autocast, torch.device("cpu"))
-    return logits[(slice(None), *inner)]
+            logits = _mean(padded, networks, n_outputs, windows, autocast, torch.device("cpu"))
+    _check_finite(logits)
+    return logits[(slice(None), *inner)].float()
 
 
-def _accumulate(
+def _mean(
     padded: torch.Tensor,
     networks: Sequence[torch.nn.Module],
     n_outputs: int,
@@ -74,27 +80,49 @@ def _accumulate(
     autocast: AbstractContextManager[object],
     device: torch.device,
 ) -> torch.Tensor:
+    first, *others = networks
+    total = _stitch(padded, first, n_outputs, windows, autocast, device)
+    for network in others:
+        total += _stitch(padded, network, n_outputs, windows, autocast, device)
+    return total.div_(len(networks))
+
+
+def _stitch(
+    padded: torch.Tensor,
+    network: torch.nn.Module,
+    n_outputs: int,
+    windows: Windows,
+    autocast: AbstractContextManager[object],
+    device: torch.device,
+) -> torch.Tensor:
+    """Weighted mean of the windows, in float16 as nnU-Net keeps it: half the memory, the same mask to the voxel."""
     weights = gaussian(windows.patch_size).to(device)
-    total = torch.zeros((n_outputs, *padded.shape[1:]), device=device)
-    weight = torch.zeros(padded.shape[1:], device=device)
-    for chunk in _chunks(_items(padded.shape[1:], windows), windows.batch):
-        batch = torch.stack([padded[(slice(None), *place)].flip(axes) for place, axes in chunk])
+    total = torch.zeros((n_outputs, *padded.shape[1:]), dtype=torch.float16, device=device)
+    weight = torch.zeros(padded.shape[1:], dtype=torch.float16, device=device)
+    for places in _chunks(_places(padded.shape[1:], windows.patch_size), windows.batch):
+        batch = torch.stack([padded[(slice(None), *place)] for place in places])
         with autocast:
-            scores = [network(batch).to(device, torch.float32) for network in networks]
-        for at, (place, axes) in enumerate(chunk):
-            for score in scores:
-                total[(slice(None), *place)] += score[at].flip(axes) * weights
+            scores = _mirrored(network, batch, windows.mirror_axes).to(device)
+        for place, score in zip(places, scores, strict=True):
+            inside = (slice(None), *place)
+            total[inside] = score.mul_(weights).add_(total[inside].float())
             weight[place] += weights
-    return total.div_(weight.mul_(len(networks)))
+    return total.div_(weight)
 
 
-def _items(shape: Sequence[int], windows: Windows) -> list[_Item]:
-    """Every window with every mirroring: axes of the (1, Z, Y, X) image."""
-    starts = itertools.product(*map(window_starts, shape, windows.patch_size))
-    places = [tuple(slice(a, a + n) for a, n in zip(start, windows.patch_size, strict=True)) for start in starts]
-    axes = [axis + 1 for axis in windows.mirror_axes]
-    mirrored = [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
-    return list(itertools.product(places, mirrored))
+def _mirrored(network: torch.nn.Module, batch: torch.Tensor, mirror_axes: Sequence[int]) -> torch.Tensor:
+    """Float32 logits of a batch (N, 1, Z, Y, X), the mean over its mirror images."""
+    scores: torch.Tensor = network(batch).float()
+    axes = [axis + 2 for axis in mirror_axes]
+    mirrorings = [chosen for n in range(1, len(axes) + 1) for chosen in itertools.combinations(axes, n)]
+    for chosen in mirrorings:
+        scores += network(batch.flip(chosen)).flip(chosen)
+    return scores.div_(len(mirrorings) + 1)
+
+
+def _places(shape: Sequence[int], patch_size: Sequence[int]) -> list[_Place]:
+    starts = itertools.product(*map(window_starts, shape, patch_size))
+    return [tuple(slice(a, a + n) for a, n in zip(start, patch_size, strict=True)) for start in starts]
 
 
 def window_starts(n_voxels: int, n_window: int) -> list[int]:
@@ -115,12 +143,12 @@ def gaussian(patch_size: Sequence[int]) -> torch.Tensor:
     return rounded.clamp_min(rounded[rounded > 0].min())
 
 
-def _chunks(items: list[_Item], size: int) -> Iterator[list[_Item]]:
+def _chunks(places: list[_Place], size: int) -> Iterator[list[_Place]]:
     """Batches of a size; a last one alone joins the one before, as batches of 1 are slow on CPU."""
-    ends = list(range(size, len(items), size))
-    if ends and len(items) - ends[-1] == 1 and size > 1:
+    ends = list(range(size, len(places), size))
+    if ends and len(places) - ends[-1] == 1 and size > 1:
         ends.pop()
-    yield from (items[a:b] for a, b in itertools.pairwise([0, *ends, len(items)]))
+    yield from (places[a:b] for a, b in itertools.pairwise([0, *ends, len(places)]))
 
 
 def _pad(image: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:
@@ -130,3 +158,13 @@ def _pad(image: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, 
     sides = [side for lack in reversed(lacks) for side in (lack // 2, lack - lack // 2)]
     inner = tuple(slice(lack // 2, lack // 2 + n) for lack, n in zip(lacks, shape, strict=True))
     return torch.nn.functional.pad(image, sides), inner
+
+
+def _check_finite(logits: torch.Tensor) -> None:
+    n_bad = sum(int((~channel.isfinite()).sum()) for channel in logits)
+    if n_bad:
+        raise PipelineError(
+            Code.MODEL_INVALID,
+            f"{n_bad} of {logits.numel()} logits are infinite or no numbers",
+            "weights or image hold values that are no numbers, or logits beyond what nnU-Net keeps them in (float16)",
+        )

@@ -143,9 +143,9 @@ def plan_box(grid: Grid, low: Shape, high: Shape, fill: Fill) -> tuple[Move, Unb
         high: Voxels to add behind the last.
         fill: What they are made of.
     """
-    xform = np.eye(4)
-    xform[:3, 3] = -np.asarray(low)
-    target = grid.moved(xform, _shape(np.add(grid.shape, np.add(low, high))))
+    cut, added = np.eye(4), np.eye(4)
+    cut[:3, 3], added[:3, 3] = np.maximum(np.negative(low), 0), np.minimum(np.negative(low), 0)
+    target = grid.moved(cut, grid.shape).moved(added, _shape(np.add(grid.shape, np.add(low, high))))
     back = Unbox(low=_shape(-np.asarray(low)), high=_shape(-np.asarray(high)))
     return Box(grid=target, low=low, high=high, fill=fill), back
 

@@ -15,9 +15,12 @@ class Activation:
 
     Attributes:
         name: softmax or sigmoid.
+        exact: Even where all that matters is which channel is the largest: some values may be zeros that MONAI's
+            rounding makes tiny, and only softmax makes them equal.
     """
 
     name: str
+    exact: bool = False
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         """Probabilities of scores, of their dtype."""
@@ -27,7 +30,7 @@ class Activation:
 
     def keeps_largest(self, dtype: torch.dtype) -> bool:
         """Whether the largest score is the largest probability, too: sigmoid and low precision round to ties."""
-        return self.name == "softmax" and dtype == torch.float32
+        return self.name == "softmax" and dtype == torch.float32 and not self.exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,8 @@ class Grid:
 
     def moved(self, xform: NDArray[np.float64], shape: Shape) -> "Grid":
         """The grid whose voxel indices `xform` maps to those of this one."""
-        return Grid(affine=self.affine @ xform, shape=shape)
+        affine = torch.from_numpy(self.affine) @ torch.from_numpy(np.asarray(xform, dtype=np.float64))  # as MONAI
+        return Grid(affine=affine.numpy(), shape=shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,6 +178,8 @@ def fused(steps: Sequence[Step]) -> tuple[Step, ...]:
         if activation is not None:
             parts.insert(0, joined.pop())
         if discrete is not None and len(parts) > 1:
+            inverted = any(isinstance(one, Invert | ToLabels) for one in joined)
+            activation = activation if activation is None else replace(activation, exact=inverted)
             together = replace(discrete, activation=activation)
             joined.append(ToLabels(key=key, back=back, discrete=together, steps=tuple(parts)))
         else:

@@ -1,24 +1,19 @@
 """MONAI's objects as steps of ours, wherever all of their options are covered; everything else stays MONAI's."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from monai import transforms as mt
-from monai.utils import get_equivalent_dtype
 
-from imaging_pipeline.segment.transforms.components import FillHoles, KeepLargest
+from imaging_pipeline.segment.transforms import recognise_values as values_of
 from imaging_pipeline.segment.transforms.crop_pad import Fill, Foreground, Pad
-from imaging_pipeline.segment.transforms.discrete import Activation, Discrete
-from imaging_pipeline.segment.transforms.intensity import MinMax, Normalize, Percentiles, Range
 from imaging_pipeline.segment.transforms.invert import Back, Invert
 from imaging_pipeline.segment.transforms.orientation import Orientation
-from imaging_pipeline.segment.transforms.resample import Sampling
+from imaging_pipeline.segment.transforms.places import Sampling
 from imaging_pipeline.segment.transforms.spacing import Spacing
-from imaging_pipeline.segment.transforms.steps import CropForeground, Foreign, Regrid, Revalue, Step
-
-Change = Callable[[torch.Tensor], torch.Tensor]
+from imaging_pipeline.segment.transforms.steps import CropForeground, Foreign, Regrid, Step
 
 _MODES = ("bilinear", "nearest")
 _PADDINGS = ("border", "zeros", "reflection")
@@ -71,7 +66,7 @@ def _spacing(owner: mt.Spacingd, _: bool) -> Step | None:
 
 
 def _sampling(mode: Any, padding: Any, align_corners: bool | None, dtype: Any) -> Sampling | None:
-    torch_dtype = _dtype(dtype or np.float64)
+    torch_dtype = values_of.torch_dtype(dtype or np.float64)
     if mode not in _MODES or padding not in _PADDINGS or torch_dtype is None or torch_dtype not in _DTYPES:
         return None
     nearest = mode == "nearest"
@@ -100,124 +95,6 @@ def _crop_foreground(owner: mt.CropForegroundd, _: bool) -> Step | None:
     return CropForeground(owner=owner, key=owner.keys[0], foreground=foreground, notes=notes)
 
 
-def _range(owner: mt.ScaleIntensityRanged, _: bool) -> Step | None:
-    scaler = owner.scaler
-    limits = {name: getattr(scaler, name) for name in ("a_min", "a_max", "b_min", "b_max")}
-    if scaler.clip and scaler.b_min is None and scaler.b_max is None:
-        return None
-    return _intensity(owner, Range(**limits, clip=scaler.clip, dtype=_dtype(scaler.dtype)))
-
-
-def _percentiles(owner: mt.ScaleIntensityRangePercentilesd, _: bool) -> Step | None:
-    scaler = owner.scaler
-    unlimited = scaler.b_min is None or scaler.b_max is None
-    if unlimited and (scaler.relative or (scaler.clip and scaler.b_min is scaler.b_max)):
-        return None
-    names = ("lower", "upper", "b_min", "b_max", "clip", "relative", "channel_wise")
-    options = {name: getattr(scaler, name) for name in names}
-    return _intensity(owner, Percentiles(**options, dtype=_dtype(scaler.dtype)))
-
-
-def _min_max(owner: mt.ScaleIntensityd, _: bool) -> Step | None:
-    scaler = owner.scaler
-    options = {name: getattr(scaler, name) for name in ("minv", "maxv", "factor", "channel_wise")}
-    return _intensity(owner, MinMax(**options, dtype=_dtype(scaler.dtype)))
-
-
-def _normalise(owner: mt.NormalizeIntensityd, _: bool) -> Step | None:
-    given = owner.normalizer
-    numbers = [_numbers(values, given.channel_wise) for values in (given.subtrahend, given.divisor)]
-    if any(values == () for values in numbers):
-        return None
-    change = Normalize(
-        subtrahend=numbers[0],
-        divisor=numbers[1],
-        nonzero=given.nonzero,
-        channel_wise=given.channel_wise,
-        dtype=_dtype(given.dtype),
-    )
-    return _intensity(owner, change)
-
-
-def _numbers(values: Any, channel_wise: bool) -> tuple[float, ...] | None:
-    """One number a channel, or one; () for anything else."""
-    if values is None:
-        return None
-    if np.ndim(values) != int(channel_wise):
-        return ()
-    return tuple(float(value) for value in values) if channel_wise else (float(values),)
-
-
-def _intensity(owner: Any, change: Change) -> Step:
-    return Revalue(owner=owner, changes=_each(owner.keys, change), floating=True)
-
-
-def _ensure_type(owner: mt.EnsureTyped, _: bool) -> Step | None:
-    ensured = owner.converter
-    if ensured.data_type != "tensor" or not ensured.track_meta:
-        return None
-    dtypes = [_dtype(dtype or ensured.dtype) for dtype in owner.dtype]
-    changes = [_to(dtype, ensured.device) for dtype in dtypes]
-    return Revalue(owner=owner, changes=tuple(zip(owner.keys, changes, strict=True)))
-
-
-def _cast(owner: mt.CastToTyped, _: bool) -> Step | None:
-    changes = [_to(_dtype(dtype or owner.converter.dtype), None) for dtype in owner.dtype]
-    return Revalue(owner=owner, changes=tuple(zip(owner.keys, changes, strict=True)))
-
-
-def _to(dtype: torch.dtype | None, device: torch.device | None) -> Change:
-    return lambda values: values.to(device=device, dtype=dtype)
-
-
-def _activation(owner: mt.Activationsd, _: bool) -> Step | None:
-    if owner.converter.kwargs.get("dim", 0) != 0 or any(other is not None for other in owner.other):
-        return None
-    if any(bool(sigmoid) == bool(softmax) for sigmoid, softmax in zip(owner.sigmoid, owner.softmax, strict=True)):
-        return None
-    names = ("softmax" if softmax else "sigmoid" for softmax in owner.softmax)
-    changes = (Activation(name=name) for name in names)
-    return Revalue(owner=owner, changes=tuple(zip(owner.keys, changes, strict=True)))
-
-
-def _discrete(owner: mt.AsDiscreted, labels: bool) -> Step | None:
-    options = owner.converter.kwargs
-    if options.get("dim", 0) != 0 or not options.get("keepdim", True):
-        return None
-    dtype = _dtype(options.get("dtype"))
-    per_key = zip(owner.argmax, owner.to_onehot, owner.threshold, owner.rounding, strict=True)
-    changes = []
-    for argmax, classes, threshold, rounding in per_key:
-        integers = labels and (argmax or classes is not None or threshold is not None)
-        changes.append(
-            Discrete(
-                argmax=bool(argmax),
-                classes=classes,
-                threshold=threshold,
-                rounding=rounding is not None,
-                dtype=dtype or (None if integers else torch.float32),
-            )
-        )
-    return Revalue(owner=owner, changes=tuple(zip(owner.keys, changes, strict=True)))
-
-
-def _keep_largest(owner: mt.KeepLargestConnectedComponentd, _: bool) -> Step | None:
-    rule = owner.converter
-    change = KeepLargest(
-        labels=rule.applied_labels,
-        onehot=rule.is_onehot,
-        independent=rule.independent,
-        connectivity=rule.connectivity,
-        n_kept=rule.num_components,
-    )
-    return Revalue(owner=owner, changes=_each(owner.keys, change))
-
-
-def _fill_holes(owner: mt.FillHolesd, _: bool) -> Step | None:
-    change = FillHoles(labels=owner.converter.applied_labels, connectivity=owner.converter.connectivity)
-    return Revalue(owner=owner, changes=_each(owner.keys, change))
-
-
 def _invert(owner: mt.Invertd, labels: bool) -> Step | None:
     owners = flattened(owner.transform)
     per_key = zip(owner.keys, owner.orig_keys, owner.nearest_interp, owner.device, owner.post_func, strict=True)
@@ -235,15 +112,6 @@ def _invert(owner: mt.Invertd, labels: bool) -> Step | None:
     return Invert(owner=owner, backs=backs, labels=labels)
 
 
-def _each(keys: Sequence[Hashable], change: Change) -> tuple[tuple[Hashable, Change], ...]:
-    return tuple((key, change) for key in keys)
-
-
-def _dtype(dtype: Any) -> torch.dtype | None:
-    found: torch.dtype | None = get_equivalent_dtype(dtype, torch.Tensor)  # type: ignore[no-untyped-call]
-    return found
-
-
 _KNOWN: dict[type, Callable[[Any, bool], Step | None]] = {
     mt.Orientationd: _orientation,
     mt.Spacingd: _spacing,
@@ -251,15 +119,15 @@ _KNOWN: dict[type, Callable[[Any, bool], Step | None]] = {
     mt.DivisiblePadd: _pad,
     mt.BorderPadd: _pad,
     mt.CropForegroundd: _crop_foreground,
-    mt.ScaleIntensityRanged: _range,
-    mt.ScaleIntensityRangePercentilesd: _percentiles,
-    mt.ScaleIntensityd: _min_max,
-    mt.NormalizeIntensityd: _normalise,
-    mt.EnsureTyped: _ensure_type,
-    mt.CastToTyped: _cast,
-    mt.Activationsd: _activation,
-    mt.AsDiscreted: _discrete,
-    mt.KeepLargestConnectedComponentd: _keep_largest,
-    mt.FillHolesd: _fill_holes,
+    mt.ScaleIntensityRanged: values_of.range,
+    mt.ScaleIntensityRangePercentilesd: values_of.percentiles,
+    mt.ScaleIntensityd: values_of.min_max,
+    mt.NormalizeIntensityd: values_of.normalise,
+    mt.EnsureTyped: values_of.ensure_type,
+    mt.CastToTyped: values_of.cast,
+    mt.Activationsd: values_of.activation,
+    mt.AsDiscreted: values_of.discrete,
+    mt.KeepLargestConnectedComponentd: values_of.keep_largest,
+    mt.FillHolesd: values_of.fill_holes,
     mt.Invertd: _invert,
 }

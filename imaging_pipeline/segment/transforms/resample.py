@@ -1,42 +1,26 @@
-"""Values on the voxels of another grid: linear or nearest, axis by axis where the grids' axes are parallel.
-
-Positions are those of `torch.nn.functional.grid_sample` as `monai.networks.layers.AffineTransform` calls it, in the
-same float64 operations, so that nearest neighbours round the same way.
-"""
+"""Values on the voxels of another grid: linear or nearest, axis by axis where the grids' axes are parallel."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
 from monai.data.utils import AFFINE_TOL
-from monai.networks.utils import to_norm_affine
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from imaging_pipeline.segment.transforms.geometry import Grid, Move, Shape, Source, Stay
+from imaging_pipeline.segment.transforms.places import (
+    Sampling,
+    Taps,
+    normalised_places,
+    taps_along,
+    theta_of,
+    voxel_places,
+)
 
 _PARALLEL_VOXELS = 1e-4
 """Axes count as parallel where no voxel lies farther than this off the place that parallel axes give it."""
-
-_ON_VOXEL = 1e-6
-"""Positions this close to whole numbers are those of the voxels themselves."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How to read values between voxels.
-
-    Attributes:
-        nearest: The nearest voxel's, rather than linear between eight.
-        padding: What lies outside: border, zeros or reflection.
-        align_corners: As of `grid_sample`.
-        dtype: Of positions: float64 or float32.
-    """
-
-    nearest: bool
-    padding: str
-    align_corners: bool
-    dtype: torch.dtype
 
 
 def plan_resample(grid: Grid, affine: NDArray[np.float64], shape: Shape, sampling: Sampling) -> Move:
@@ -52,27 +36,13 @@ def plan_resample(grid: Grid, affine: NDArray[np.float64], shape: Shape, samplin
     as_before = np.allclose(grid.affine, affine, atol=AFFINE_TOL) or np.allclose(xform, np.eye(4), atol=AFFINE_TOL)
     if shape == grid.shape and as_before:
         return Stay(grid=grid)
-    target = grid.moved(xform, shape)
+    target, theta = grid.moved(xform, shape), theta_of(xform, grid.shape, shape, sampling)
     off_diagonal = np.abs(xform[:3, :3] - np.diag(np.diag(xform)[:3])) @ np.asarray(shape, dtype=float)
     if off_diagonal.max() > _PARALLEL_VOXELS or sampling.padding == "reflection":
-        return Sampled(grid=target, xform=xform, old_shape=grid.shape, sampling=sampling)
-    taps = _taps(xform, grid.shape, shape, sampling)
+        return Sampled(grid=target, theta=theta, old_shape=grid.shape, sampling=sampling)
+    sizes = zip(grid.shape, shape, strict=True)
+    taps = tuple(taps_along(axis, theta, old, new, sampling) for axis, (old, new) in enumerate(sizes))
     return Separable(grid=target, old_shape=grid.shape, taps=taps, nearest=sampling.nearest)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taps:
-    """Which voxels of an old axis make one of a new axis.
-
-    Attributes:
-        index: (T, n) old indices; T is 1 for nearest, 2 for linear.
-        weight: (T, n) float32; None: 1.
-        convex: The weights of a voxel add up to 1.
-    """
-
-    index: torch.Tensor
-    weight: torch.Tensor | None
-    convex: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +76,7 @@ class Separable(Move):
         if along is None:
             values = source(axis, start, stop)
         else:
-            first, last, taps[axis] = _cut(along, start, stop)
+            first, last, taps[axis] = along.cut(start, stop)
             values = source(axis, first, last)
         if not self.nearest and values.dtype != torch.float32:
             values = values.float()
@@ -117,17 +87,35 @@ class Separable(Move):
         return values
 
 
+def _resample_axis(values: torch.Tensor, axis: int, taps: Taps) -> torch.Tensor:
+    parts = [_take(values, axis, index.to(values.device)) for index in taps.index]
+    if taps.weight is None:
+        return parts[0]
+    shape = [1, 1, 1, 1]
+    shape[axis] = -1
+    weights = [weight.to(values).view(shape) for weight in taps.weight]
+    total = parts[0].mul_(weights[0])  # no lerp: it loses weights near 0, and zeros that MONAI does not leave at 0
+    return total if len(parts) == 1 else total.addcmul_(parts[1], weights[1])
+
+
+def _take(values: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
+    values = values.contiguous()
+    if axis < values.ndim - 1:
+        return values.index_select(axis, index)
+    return values.gather(axis, index.expand(*values.shape[:-1], len(index)))  # index_select strides through all rows
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled(Move):
-    """Resamples between axes that are not parallel, as MONAI does.
+    """Resamples between axes that are not parallel.
 
     Attributes:
-        xform: (4, 4), new voxel index → old voxel index.
+        theta: Normalised places on the new grid → on the old grid; see `theta_of`.
         old_shape: Voxels before.
         sampling: How to read between voxels.
     """
 
-    xform: NDArray[np.float64]
+    theta: torch.Tensor
     old_shape: Shape
     sampling: Sampling
 
@@ -138,131 +126,51 @@ class Sampled(Move):
 
     @property
     def slabwise(self) -> bool:
-        """The grid of positions takes six times the memory of a channel."""
+        """Places take six times the memory of a channel."""
         return True
 
     def slab(self, source: Source, axis: int, start: int, stop: int) -> torch.Tensor:
         """A slab of the new grid, read from the slab of the old one that it reaches; see `Move`."""
-        size = [*self.grid.shape]
-        size[axis] = stop - start
-        xform = self.xform @ _shift(axis, start)
-        first, last = self._reach(xform, size, axis)
-        values = source(axis, first, last)
-        positions = _positions(_shift(axis, -first) @ xform, tuple(values.shape[1:]), size, self.sampling)
-        positions = positions.to(values.device)
-        channels = [_sample(channel, positions, self.sampling) for channel in values]
-        labels = self.sampling.nearest and not values.is_floating_point()
-        return torch.stack(channels).to(values.dtype if labels else torch.float32)
-
-    def _reach(self, xform: NDArray[np.float64], size: list[int], axis: int) -> tuple[int, int]:
-        n = self.old_shape[axis]
+        places = normalised_places(self.theta, self.grid.shape, axis, start, stop, self.sampling)
         if self.sampling.padding == "reflection":
-            return 0, n
-        corners = np.stack(np.meshgrid(*((0, max(length - 1, 0)) for length in size), indexing="ij")).reshape(3, -1)
-        places = xform[axis, :3] @ corners + xform[axis, 3]
-        first = int(np.clip(np.floor(places.min()) - 1, 0, max(n - 1, 0)))
-        return first, int(np.clip(np.ceil(places.max()) + 2, first + 1, n))
+            return _reflected(source(axis, 0, self.old_shape[axis]), places, self.sampling)
+        places = voxel_places(places, self.old_shape, self.sampling)
+        n, along = self.old_shape[axis], places[..., 2 - axis]
+        first = min(max(int((along.min() - 0.5).floor()), 0), n - 1)
+        values = source(axis, first, min(max(int(along.max().floor()) + 2, first + 1), n))
+        return _gathered(values, [(axis == number) * first for number in range(3)], places, self)
 
 
-def _shift(axis: int, by: int) -> NDArray[np.float64]:
-    shift = np.eye(4)
-    shift[axis, 3] = by
-    return shift
+def _gathered(values: torch.Tensor, first: list[int], places: torch.Tensor, move: Sampled) -> torch.Tensor:
+    """Values at voxel places; those of the old grid start at index `first`."""
+    blended = torch.float32 if move.blends else values.dtype
+    total = values.new_zeros((len(values), *places.shape[:3]), dtype=blended)
+    low = places.floor() if move.blends else places.round()
+    for corner in product((0, 1), repeat=3) if move.blends else [(0, 0, 0)]:
+        weight, flat = torch.ones((), dtype=places.dtype), torch.zeros((), dtype=torch.long)
+        for axis, step in enumerate(corner):
+            at, n = low[..., 2 - axis] + step, move.old_shape[axis]
+            if move.blends:
+                place = places[..., 2 - axis]
+                weight = weight * (place - low[..., 2 - axis] if step else low[..., 2 - axis] + 1 - place)
+            weight = weight * ((at >= 0) & (at <= n - 1)) if move.sampling.padding == "zeros" else weight
+            flat = flat * values.shape[axis + 1] + at.clamp(0, n - 1).long() - first[axis]
+        flat, weight = flat.flatten().to(values.device), weight.to(values.device, blended)
+        for channel, into in zip(values.reshape(len(values), -1), total, strict=True):
+            into.add_(channel.index_select(0, flat).view(into.shape) * weight)
+    return total
 
 
-def _positions(xform: NDArray[np.float64], old: tuple[int, ...], new: list[int], sampling: Sampling) -> torch.Tensor:
-    """(1, I, J, K, 3) places in the normalised coordinates of `grid_sample`, last axis first."""
-    theta = _theta(xform, old, tuple(new), sampling)
-    return functional.affine_grid(theta, [1, 1, *new], align_corners=sampling.align_corners)
-
-
-def _theta(xform: NDArray[np.float64], old: tuple[int, ...], new: tuple[int, ...], sampling: Sampling) -> torch.Tensor:
-    affine = torch.from_numpy(xform)[None].to(sampling.dtype)
-    theta: torch.Tensor = to_norm_affine(affine, old, new, align_corners=sampling.align_corners)
-    theta[:, :3] = theta[:, [2, 1, 0]]
-    theta[:, :, :3] = theta[:, :, [2, 1, 0]]
-    return theta[:, :3]
-
-
-def _sample(channel: torch.Tensor, positions: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    sampled: torch.Tensor = functional.grid_sample(
-        channel[None, None].to(positions.dtype),
-        positions,
-        mode="nearest" if sampling.nearest else "bilinear",
-        padding_mode=sampling.padding,
-        align_corners=sampling.align_corners,
-    )[0, 0]
-    return sampled
-
-
-def _taps(xform: NDArray[np.float64], old: Shape, new: Shape, sampling: Sampling) -> tuple[Taps | None, ...]:
-    theta = _theta(xform, old, new, sampling)
-    taps = []
-    for axis, (n_old, n_new) in enumerate(zip(old, new, strict=True)):
-        places = _line(n_new, axis, sampling) @ theta[0].T
-        taps.append(_taps_of(_unnormalised(places[:, 2 - axis], n_old, sampling), n_old, sampling))
-    return tuple(taps)
-
-
-def _line(n: int, axis: int, sampling: Sampling) -> torch.Tensor:
-    """(n, 4) voxels along an axis through the middle, in the normalised coordinates of `affine_grid`."""
-    line = torch.zeros((n, 4), dtype=sampling.dtype)
-    line[:, 3] = 1
-    if n > 1:
-        along = torch.linspace(-1, 1, n, dtype=sampling.dtype)
-        line[:, 2 - axis] = along if sampling.align_corners else along * (n - 1) / n
-    return line
-
-
-def _unnormalised(places: torch.Tensor, n: int, sampling: Sampling) -> torch.Tensor:
-    """Normalised coordinates as voxel indices, in the operations of `grid_sample`."""
-    return (places + 1) / 2 * (n - 1) if sampling.align_corners else ((places + 1) * n - 1) / 2
-
-
-def _taps_of(places: torch.Tensor, n: int, sampling: Sampling) -> Taps | None:
-    zeros = sampling.padding == "zeros"
-    if not zeros:
-        places = places.clamp(0, n - 1)
-    if len(places) == n and (places - torch.arange(n)).abs().max() < _ON_VOXEL:
-        return None
-    if sampling.nearest:
-        index, weight = places.round()[None], None
-    else:
-        low = places.floor()
-        index, weight = torch.stack((low, low + 1)), torch.stack((low + 1 - places, places - low))
-    if zeros:
-        inside = (index >= 0) & (index <= n - 1)
-        weight = inside.to(places.dtype) if weight is None else weight * inside
-    index = index.clamp(0, n - 1).long()
-    return Taps(index=index, weight=None if weight is None else weight.float(), convex=not zeros)
-
-
-def _cut(taps: Taps, start: int, stop: int) -> tuple[int, int, Taps]:
-    """Taps of a slab, relative to the first old index that it needs; that index, and the one behind the last."""
-    index = taps.index[:, start:stop]
-    if index.numel() == 0:
-        return 0, 0, Taps(index=index, weight=None, convex=True)
-    first, last = int(index.min()), int(index.max())
-    weight = None if taps.weight is None else taps.weight[:, start:stop]
-    return first, last + 1, Taps(index=index - first, weight=weight, convex=taps.convex)
-
-
-def _resample_axis(values: torch.Tensor, axis: int, taps: Taps) -> torch.Tensor:
-    parts = [_take(values, axis, index.to(values.device)) for index in taps.index]
-    if taps.weight is None:
-        return parts[0]
-    shape = [1, 1, 1, 1]
-    shape[axis] = -1
-    weights = [weight.to(values.device).view(shape) for weight in taps.weight]
-    if taps.convex:
-        return parts[0].lerp_(parts[1], weights[1])
-    if len(parts) == 1:
-        return parts[0] * weights[0].to(values.dtype)
-    return parts[0].mul_(weights[0]).add_(parts[1].mul_(weights[1]))
-
-
-def _take(values: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
-    values = values.contiguous()
-    if axis < values.ndim - 1:
-        return values.index_select(axis, index)
-    return values.gather(axis, index.expand(*values.shape[:-1], len(index)))  # index_select strides through all rows
+def _reflected(values: torch.Tensor, places: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    places = places.to(values.device)[None]
+    channels = [
+        functional.grid_sample(
+            channel[None, None].to(places.dtype),
+            places,
+            mode="nearest" if sampling.nearest else "bilinear",
+            padding_mode=sampling.padding,
+            align_corners=sampling.align_corners,
+        )[0, 0]
+        for channel in values
+    ]
+    return torch.stack(channels).to(values.dtype if sampling.nearest else torch.float32)

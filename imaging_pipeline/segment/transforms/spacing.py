@@ -8,7 +8,8 @@ from monai.data.utils import AFFINE_TOL, affine_to_spacing, compute_shape_offset
 from numpy.typing import NDArray
 
 from imaging_pipeline.segment.transforms.geometry import Grid, Move, Shape, grid_of
-from imaging_pipeline.segment.transforms.resample import Sampling, plan_resample
+from imaging_pipeline.segment.transforms.places import Sampling
+from imaging_pipeline.segment.transforms.resample import plan_resample
 
 Millimetres = tuple[float, ...]
 
