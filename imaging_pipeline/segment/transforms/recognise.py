@@ -119,7 +119,7 @@ _KNOWN: dict[type, Callable[[Any, bool], Step | None]] = {
     mt.DivisiblePadd: _pad,
     mt.BorderPadd: _pad,
     mt.CropForegroundd: _crop_foreground,
-    mt.ScaleIntensityRanged: values_of.range,
+    mt.ScaleIntensityRanged: values_of.intensity_range,
     mt.ScaleIntensityRangePercentilesd: values_of.percentiles,
     mt.ScaleIntensityd: values_of.min_max,
     mt.NormalizeIntensityd: values_of.normalise,

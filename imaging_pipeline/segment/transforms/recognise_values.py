@@ -16,7 +16,7 @@ from imaging_pipeline.segment.transforms.steps import Revalue, Step
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
-def range(owner: mt.ScaleIntensityRanged, _: bool) -> Step | None:
+def intensity_range(owner: mt.ScaleIntensityRanged, _: bool) -> Step | None:
     """A step for `ScaleIntensityRanged`, or None; see `recognise`."""
     scaler = owner.scaler
     limits = {name: getattr(scaler, name) for name in ("a_min", "a_max", "b_min", "b_max")}
