@@ -21,11 +21,11 @@ import torch
 from benchmarks.harness import Options, Row, parse_options, report, summarise
 from benchmarks.measure import Measurement
 from imaging_pipeline.host import peak_rss_mb, reset_peak_rss
+from imaging_pipeline.segment.backends import Network, load_network
+from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 from imaging_pipeline.segment.bundle import Bundle, describe
 from imaging_pipeline.segment.config import parse_config
 from imaging_pipeline.segment.convert import convert
-from imaging_pipeline.segment.networks import Network, load_network
-from imaging_pipeline.segment.networks.state_dict import TorchNetwork
 from imaging_pipeline.segment.weights import SUFFIXES
 from imaging_pipeline.settings import ROOT, ModelSettings
 

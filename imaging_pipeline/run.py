@@ -198,7 +198,7 @@ def _check_device(settings: Settings, bundle: Bundle | None, *, dry_run: bool) -
     """A CUDA device that is asked for on this machine must be here; a cluster's devices are its own business."""
     here = not settings.spark_enabled or settings.spark.master.startswith("local[")
     if bundle is not None and here and not dry_run and settings.device.startswith("cuda"):
-        from imaging_pipeline.segment.backends import pick_device
+        from imaging_pipeline.segment.device import pick_device
 
         pick_device(settings.device)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.backends import available_backends, load_network
+from imaging_pipeline.segment.backends import load as loader
+from imaging_pipeline.segment.backends.average import Average
 from imaging_pipeline.segment.bundle import describe
 from imaging_pipeline.segment.convert import convert
 from imaging_pipeline.segment.engine import Engine
-from imaging_pipeline.segment.networks import available_backends, load_network
-from imaging_pipeline.segment.networks import load as loader
-from imaging_pipeline.segment.networks.average import Average
 from imaging_pipeline.settings import ModelSettings, Settings
 from imaging_pipeline.volume import Volume
 from tests.bundles import WINDOW, random_network, write_bundle

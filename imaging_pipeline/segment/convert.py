@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.backends import Network, load_network
+from imaging_pipeline.segment.backends.probe import window_size
+from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 from imaging_pipeline.segment.bundle import Bundle, Kind
 from imaging_pipeline.segment.config import CONFIG_FAULTS, invalid, parse_config
 from imaging_pipeline.segment.manifest import MANIFEST, write_manifest
-from imaging_pipeline.segment.networks import Network, load_network
-from imaging_pipeline.segment.networks.probe import window_size
-from imaging_pipeline.segment.networks.state_dict import TorchNetwork
 from imaging_pipeline.segment.weights import MODELS
 
 LARGEST_DIFFERENCE = 1e-3

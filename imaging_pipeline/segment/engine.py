@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.backends import peak_device_mb, pick_device, prepare, reset_peak
 from imaging_pipeline.segment.bundle import Bundle
+from imaging_pipeline.segment.device import peak_device_mb, pick_device, prepare, reset_peak
 from imaging_pipeline.segment.model import Model, open_model
 from imaging_pipeline.settings import Settings
 from imaging_pipeline.volume.types import Volume

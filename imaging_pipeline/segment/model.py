@@ -12,13 +12,13 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.backends import autocast, window_batch
+from imaging_pipeline.segment.backends import Network, load_network
+from imaging_pipeline.segment.backends.average import Average
+from imaging_pipeline.segment.backends.probe import check_channels
 from imaging_pipeline.segment.bundle import Bundle, Kind, digest_in_use
 from imaging_pipeline.segment.config import CONFIG_FAULTS, Config, invalid, parse_config
+from imaging_pipeline.segment.device import autocast, window_batch
 from imaging_pipeline.segment.grid import as_image, as_labels
-from imaging_pipeline.segment.networks import Network, load_network
-from imaging_pipeline.segment.networks.average import Average
-from imaging_pipeline.segment.networks.probe import check_channels
 from imaging_pipeline.segment.transforms import Chain, compile_chain
 from imaging_pipeline.settings import SegmentSettings
 from imaging_pipeline.volume.types import Volume

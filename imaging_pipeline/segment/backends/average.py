@@ -5,7 +5,7 @@ from itertools import combinations
 
 import torch
 
-from imaging_pipeline.segment.networks.network import Network
+from imaging_pipeline.segment.backends.network import Network
 
 _SMALLEST = 1e-12
 _OPEN_INTERVAL = 1e-7

@@ -7,9 +7,9 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from torch.func import functional_call
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.backends.network import Network, full_resolution
+from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 from imaging_pipeline.segment.bundle import Bundle
-from imaging_pipeline.segment.networks.network import Network, full_resolution
-from imaging_pipeline.segment.networks.state_dict import TorchNetwork
 
 
 def check_channels(network: Network, inferer: Inferer, bundle: Bundle, device: torch.device) -> None:

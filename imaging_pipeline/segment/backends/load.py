@@ -7,14 +7,14 @@ from typing import cast
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.networks import export, onnx, openvino, state_dict, torchscript
-from imaging_pipeline.segment.networks.network import Backend, Build, Network
+from imaging_pipeline.segment.backends import export, onnxruntime, openvino, state_dict, torchscript
+from imaging_pipeline.segment.backends.network import Backend, Build, Network
 from imaging_pipeline.segment.weights import SUFFIXES
 
 _BACKENDS: dict[str, ModuleType] = {
     "torchscript": torchscript,
     "export": export,
-    "onnxruntime": onnx,
+    "onnxruntime": onnxruntime,
     "openvino": openvino,
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.networks.network import Network, unreadable
+from imaging_pipeline.segment.backends.network import Network, unreadable
 
 EXTRA = "cpu"
 

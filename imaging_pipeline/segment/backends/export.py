@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch.export.passes import move_to_device_pass
 
-from imaging_pipeline.segment.networks.network import Network, unreadable
-from imaging_pipeline.segment.networks.state_dict import TorchNetwork
+from imaging_pipeline.segment.backends.network import Network, unreadable
+from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 
 EXTRA = ""
 

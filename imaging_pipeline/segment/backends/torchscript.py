@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from imaging_pipeline.segment.networks.network import Network, unreadable
-from imaging_pipeline.segment.networks.state_dict import TorchNetwork
+from imaging_pipeline.segment.backends.network import Network, unreadable
+from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 
 EXTRA = ""
 

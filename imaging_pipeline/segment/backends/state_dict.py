@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.networks.network import Build, Network, full_resolution
+from imaging_pipeline.segment.backends.network import Build, Network, full_resolution
 
 _WRAPPERS = ("state_dict", "model", "network", "model_state_dict")
 """Keys under which training programs file the state dict in a checkpoint."""
