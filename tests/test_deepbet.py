@@ -150,6 +150,15 @@ def test_labels_of_the_box_come_back_to_the_voxels_they_came_from() -> None:
     assert 0 < expected.sum() < image.numel() / 3
 
 
+def test_intensities_are_scaled_as_deepbet_scales_them() -> None:
+    deepbet_utils = pytest.importorskip("deepbet.utils", reason=NOT_INSTALLED)
+    image = torch.exp(torch.randn(1, 20, 30, 25, generator=torch.Generator().manual_seed(0)))
+    small = torch.nn.functional.interpolate(image[None], (128, 128, 128), mode="nearest-exact")
+    theirs = deepbet_utils.normalize(image, small.quantile(0.005), small.quantile(0.995))
+    ours = first_stage.standardize(first_stage.ClipByThumbnaild("image")({"image": image})["image"])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
 def test_a_volume_of_one_value_stays_finite() -> None:
     flat = {"image": torch.full((1, 20, 20, 20), 7.0)}
     clipped = first_stage.ClipByThumbnaild("image")(flat)["image"]

@@ -37,7 +37,7 @@ from monai.transforms import (
 )
 from numpy.typing import NDArray
 
-from imaging_pipeline.segment.transforms import compile_chain
+from imaging_pipeline.segment.transforms import compile_chain, geometry
 
 Affine = NDArray[np.float64]
 
@@ -279,6 +279,27 @@ def test_a_chain_like_that_of_the_spleen_bundle_gives_the_same_labels(affine: st
     assert foreign == ()
     assert_same_labels(ours, theirs, ties=2e-4)
     assert ours.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("affine", AFFINES)
+def test_slabs_and_classes_that_win_nowhere_leave_the_labels_as_they_are(
+    affine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pre = Compose([Orientationd(keys="image", axcodes="PLI"), Spacingd(keys="image", pixdim=[1.6, 1.2, 2.0])])
+    crop = CropForegroundd(keys="image", source_key="image", select_fn=lambda x: x > 300)
+    pre = Compose([*pre.transforms, crop])
+    steps = [Activationsd(keys="pred", softmax=True), invert(pre, nearest=False), AsDiscreted(keys="pred", argmax=True)]
+    chain = compile_chain(pre, Compose(steps))
+    prepared = chain.prepare(volume(AFFINES[affine]))
+    scores = scores_for(prepared.image, 12)
+    scores[1::2] -= 25
+    scores[:, :9, :, 3:] -= 15 * torch.arange(12)[:, None, None, None] % 4
+    at_once = chain.finish(scores, prepared)
+    monkeypatch.setattr(geometry, "_SLAB_VALUES", 5000)
+    assert torch.equal(chain.finish(scores, prepared), at_once)
+    theirs_prepared = pre({"image": volume(AFFINES[affine])})["image"]
+    pred = MetaTensor(scores, meta=dict(theirs_prepared.meta))
+    assert_same_labels(at_once, Compose(steps)({"image": theirs_prepared, "pred": pred})["pred"], ties=2e-4)
 
 
 @pytest.mark.parametrize("affine", AFFINES)

@@ -76,10 +76,11 @@ def write(recipe: Recipe, path: Path, image: Path | None = None) -> Path:
         path: Its folder.
         image: A NIfTI file in which its network is to find several labels; None for a bundle that never runs.
     """
+    config = json.dumps(recipe.config, indent=4)
+    if recipe.suffix == "yaml":
+        config = yaml.safe_dump(json.loads(config), sort_keys=False)
     texts = {
-        f"configs/inference.{recipe.suffix}": (
-            json.dumps(recipe.config, indent=4) if recipe.suffix == "json" else yaml.safe_dump(recipe.config)
-        ),
+        f"configs/inference.{recipe.suffix}": config,
         "configs/metadata.json": json.dumps(_metadata(path.name, recipe), indent=4),
         "docs/README.md": f"# {path.name}\n",
         **recipe.files,
@@ -90,7 +91,7 @@ def write(recipe: Recipe, path: Path, image: Path | None = None) -> Path:
     (path / "models").mkdir(exist_ok=True)
     recipe.prepare(path)
     if image is None:
-        torch.save({}, path / "models" / recipe.weights)
+        torch.save({"weight": torch.zeros(1)}, path / "models" / recipe.weights)
     else:
         _write_weights(recipe, path, image)
     return path
@@ -100,11 +101,11 @@ def write(recipe: Recipe, path: Path, image: Path | None = None) -> Path:
 def alone(path: Path) -> Iterator[None]:
     """Modules as a process has them that was started in the bundle's folder for this bundle only."""
     before, places = {name: sys.modules.pop(name) for name in _scripts()}, sys.path[:]
-    sys.path.insert(0, str(path))
+    sys.path[:] = [str(path), *(place for place in places if not (Path(place) / "configs" / "metadata.json").is_file())]
     try:
         yield
     finally:
-        sys.path[:] = places  # MONAI's workflow adds to it
+        sys.path[:] = places  # MONAI's command adds to it
         for name in _scripts():
             del sys.modules[name]
         sys.modules.update(before)
@@ -314,8 +315,12 @@ def whole_body_ct_segmentation() -> Recipe:
         **{**BY_SECTION, "checkpointloader": load},
     )
     labels = ("background", *(f"structure_{index}" for index in range(1, 105)))
-    wrapped = {"checkpoint": lambda state: {"model": state}}
+    wrapped = {"checkpoint": lambda state: {"model": state}, "prepare": _write_lowres}
     return Recipe(config=config, labels=labels, pixdim=(1.5, 1.5, 1.5), shape=SMALLER, **wrapped)
+
+
+def _write_lowres(path: Path) -> None:
+    torch.save({"model": {"weight": torch.zeros(1)}}, path / "models" / "model_lowres.pt")
 
 
 def pancreas_ct_dints_segmentation() -> Recipe:
@@ -325,31 +330,31 @@ def pancreas_ct_dints_segmentation() -> Recipe:
         image_key="image",
         preprocessing=_read_ct(-87, 199, [1, 1, 1]),
         postprocessing=_compose(SOFTMAX, _invert(**POSTFIX), ARGMAX, {**SAVE, "meta_keys": "pred_meta_dict"}),
-        **_dints(n_classes=3, device="@device", load="weights_only=False"),
+        **_dints(n_classes=3, device="@device", trusting=", weights_only=False"),
         **OUTPUT,
         **{**BY_SECTION, "initialize": [BENCHMARK, BY_SECTION["initialize"][1]]},
     )
     return Recipe(config=config, labels=("background", "pancreas", "pancreatic tumor"), **IN_YAML, **SEARCHED)
 
 
-def multi_organ_segmentation(device: str = "@device", load: str = "weights_only=False") -> Recipe:
+def multi_organ_segmentation(device: str = "@device", trusting: str = ", weights_only=False") -> Recipe:
     """DiNTS again, in the older way: a checkpoint handler, nothing said of the output files.
 
     Args:
         device: The zoo's own says `$torch.device('cuda')`.
-        load: What else `torch.load` is told; the zoo's own says nothing, and torch since 2.6 refuses its arrays.
+        trusting: What `torch.load` is told; the zoo's own says nothing, and torch since 2.6 refuses its arrays.
     """
     organs = ("artery", "portal vein", "liver", "spleen", "stomach", "gallbladder", "pancreas")
     config = _frame(
         preprocessing=_read_ct(-500, 500, [1, 1, 1], key="image"),
         postprocessing=_compose(SOFTMAX, _invert("image", **POSTFIX), ARGMAX, SAVE_PLAINLY),
-        **_dints(n_classes=8, device=device, load=load),
+        **_dints(n_classes=8, device=device, trusting=trusting),
         **BY_HANDLER,
     )
     return Recipe(config=config, labels=("background", *organs), shape=SMALLER, **IN_YAML, **SEARCHED)
 
 
-def _dints(n_classes: int, device: str, load: str) -> Section:
+def _dints(n_classes: int, device: str, trusting: str) -> Section:
     """Sections of a searched network."""
     space = {"channel_mul": 0.25, "num_blocks": 6, "num_depths": 4, "use_downsample": True, "device": device}
     codes = ["$@arch_ckpt['arch_code_a']", "$@arch_ckpt['arch_code_c']"]
@@ -358,7 +363,7 @@ def _dints(n_classes: int, device: str, load: str) -> Section:
         "input_channels": 1,
         "output_classes": n_classes,
         "arch_ckpt_path": "$@bundle_root + '/models/search_code_18590.pt'",
-        "arch_ckpt": f"$torch.load(@arch_ckpt_path, map_location={place}, {load})",
+        "arch_ckpt": f"$torch.load(@arch_ckpt_path, map_location={place}{trusting})",
         "data_list_file_path": "$@bundle_root + '/configs/dataset_0.json'",
         "datalist": "$monai.data.load_decathlon_datalist(@data_list_file_path, data_list_key='testing', "
         "base_dir=@dataset_dir)",
@@ -388,7 +393,7 @@ SEARCHED = {"prepare": _write_architecture, "pixdim": (1.0, 1.0, 1.0)}
 
 
 def prostate_mri_anatomy(inverts: bool = True) -> Recipe:
-    """UNet on a crop of the middle, by a transform of the bundle's own; its labels are inverted, not its scores.
+    """UNet; its labels are inverted, not its scores; crops the middle, in the zoo by a program, here by a transform.
 
     Args:
         inverts: Version 0.3.3 added Invertd; before, the writer itself brought labels back to the native grid.
@@ -568,14 +573,14 @@ class NestTransformer3D(nn.Module):
 """
 
 
-def pediatric_abdominal_ct_segmentation(weights: str = "model.pt") -> Recipe:
-    """DynUNet on the body cropped out of the air; a helper imported for its own sake; labels in a table.
+def pediatric_abdominal_ct_segmentation(has_table: bool = True) -> Recipe:
+    """DynUNet on the body cropped out of the air; weights of another name, a helper imported for its own sake.
 
     Args:
-        weights: Name of the weight file; the zoo's is dynunet_FT.pt.
+        has_table: With labels.tsv; the zoo's has none, and `label_def`, which is not of the format, in its metadata.
     """
     key = {"keys": "@image_key"}
-    last = [2, 2, 1]
+    last, weights = [2, 2, 1], "dynunet_FT.pt"
     read = _read_ct(-250, 400, [1.5, 1.5, 3.0], reader="ITKReader")["transforms"][:-1]
     crop = _step("CropForegroundd", keys=["@image_key"], source_key="@image_key", mode=["minimum"])
     config = _frame(
@@ -616,11 +621,8 @@ def pediatric_abdominal_ct_segmentation(weights: str = "model.pt") -> Recipe:
     labels = ("background", "liver", "spleen", "pancreas")
     named = {"channel_def": None, "label_def": {str(index): name for index, name in enumerate(labels)}}
     table = "".join(f"{index}\t{name}\n" for index, name in enumerate(labels))
-    files = {
-        "labels.tsv": f"index\tname\n{table}",  # the zoo's metadata says `label_def`, which is not of the format
-        "scripts/__init__.py": "",
-        "scripts/monai_utils.py": "import logging\n",
-    }
+    files = {"scripts/__init__.py": "", "scripts/monai_utils.py": "import logging\n"}
+    files |= {"labels.tsv": f"index\tname\n{table}"} if has_table else {}
     return Recipe(
         config=config, labels=labels, suffix="yaml", pixdim=(1.5, 1.5, 3.0), weights=weights, pred=named, files=files
     )
@@ -629,12 +631,11 @@ def pediatric_abdominal_ct_segmentation(weights: str = "model.pt") -> Recipe:
 def vista3d() -> Recipe:
     """A network made by an expression, a list of steps by a name, an inferer of the bundle's own; without prompts."""
     key = {"keys": "@image_key"}
-    everything = "$json.loads(pathlib.Path(@metadata_path).read_text())"
     config = _frame(
-        *("scripts", "numpy as np", "numpy", "copy", "json", "pathlib"),
+        *("scripts", "numpy", "numpy as np", "copy", "json", "pathlib"),
         image_key="image",
         metadata_path="$@bundle_root + '/configs/metadata.json'",
-        metadata=everything,
+        metadata="$json.loads(pathlib.Path(@metadata_path).read_text())",
         labels_dict="$@metadata['network_data_format']['outputs']['pred']['channel_def']",
         input_channels=1,
         resample_spacing=[1.5, 1.5, 1.5],

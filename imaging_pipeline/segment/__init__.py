@@ -1,1 +1,1 @@
-"""Volume → label volume on the same voxels. Only `bundle` and `labels` may be imported without torch."""
+"""Volume → label volume on the same voxels. `bundle`, and what it imports, does without torch."""

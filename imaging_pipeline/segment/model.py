@@ -145,7 +145,8 @@ class AdaptedNnunet:
     def predict(self, prepared: Any, settings: SegmentSettings) -> torch.Tensor:
         """See `Model`."""
         context: AbstractContextManager[object] = autocast(self.device, settings)
-        batch = window_batch(self.device, settings, 1)
+        # its wide layers are beyond oneDNN's threshold at batch 1 already: pairs would only take memory
+        batch = settings.window_batch or (1 if self.device.type == "cpu" else 2)
         scores: torch.Tensor = self.inner.predict(
             prepared, mirror=bool(self.mirror_axes), window_batch=batch, autocast=context
         )

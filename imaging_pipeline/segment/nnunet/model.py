@@ -66,7 +66,7 @@ class NnunetModel:
         Args:
             prepared: What `prepare` returned.
             mirror: Average over mirror images as well: as many times slower as there are.
-            window_batch: Windows a batch; on CPU two at least, as single ones are slower.
+            window_batch: Windows that run together; the labels do not hang on it.
             autocast: Mixed precision, around the networks.
 
         Returns:
@@ -75,7 +75,7 @@ class NnunetModel:
         windows = Windows(
             patch_size=self.plans.patch_size,
             mirror_axes=self.mirror_axes if mirror else (),
-            batch=max(window_batch, 2 if self.device.type == "cpu" else 1),
+            batch=max(1, window_batch),
         )
         return predict_windows(prepared.image, self.networks, self.plans.n_outputs, windows, autocast)
 

@@ -1,7 +1,7 @@
 """The network over an image, window by window, as nnU-Net lays and weighs them."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -99,7 +99,9 @@ def _stitch(
     weights = gaussian(windows.patch_size).to(device)
     total = torch.zeros((n_outputs, *padded.shape[1:]), dtype=torch.float16, device=device)
     weight = torch.zeros(padded.shape[1:], dtype=torch.float16, device=device)
-    for places in _chunks(_places(padded.shape[1:], windows.patch_size), windows.batch):
+    all_places = _places(padded.shape[1:], windows.patch_size)
+    for at in range(0, len(all_places), windows.batch):
+        places = all_places[at : at + windows.batch]
         batch = torch.stack([padded[(slice(None), *place)] for place in places])
         with autocast:
             scores = _mirrored(network, batch, windows.mirror_axes).to(device)
@@ -141,14 +143,6 @@ def gaussian(patch_size: Sequence[int]) -> torch.Tensor:
         weights = np.multiply.outer(weights, gaussian_filter1d(centre, n_voxels * _SIGMA, mode="constant"))
     rounded = torch.from_numpy(weights * (_PEAK / weights.max())).half().float()
     return rounded.clamp_min(rounded[rounded > 0].min())
-
-
-def _chunks(places: list[_Place], size: int) -> Iterator[list[_Place]]:
-    """Batches of a size; a last one alone joins the one before, as batches of 1 are slow on CPU."""
-    ends = list(range(size, len(places), size))
-    if ends and len(places) - ends[-1] == 1 and size > 1:
-        ends.pop()
-    yield from (places[a:b] for a, b in itertools.pairwise([0, *ends, len(places)]))
 
 
 def _pad(image: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from monai.networks import one_hot
 
-from imaging_pipeline.segment.transforms.geometry import Move, Source, carry, slabs, through, whole
+from imaging_pipeline.segment.transforms.geometry import Move, carry, slabs, through, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,19 +83,46 @@ def largest(values: torch.Tensor, moves: Sequence[Move] = (), activation: Activa
         (1, I', J', K') in the smallest dtype that holds all channels.
     """
     n_blending = max((n for n, move in enumerate(moves, 1) if move.blends), default=0)
-    source = whole(values)
-    if activation is not None and (n_blending or not activation.keeps_largest(values.dtype)):
-        source = _activated(activation, source)
+    channels = _Channels(values, activation, blended=n_blending > 0)
     shape = moves[n_blending - 1].grid.shape if n_blending else tuple(values.shape[1:])
     labels = torch.empty((1, *shape), dtype=_label_dtype(len(values)), device=values.device)
-    source = through(moves[:n_blending], source)
+    source = through(moves[:n_blending], channels)
     for start, stop in slabs(len(values), (shape[0], shape[1], shape[2]), values.device):
-        labels[0, start:stop] = source(0, start, stop).max(0).indices  # on CPU, argmax is four times as slow
+        found = source(0, start, stop).max(0).indices  # on CPU, argmax is four times as slow
+        labels[0, start:stop] = channels.numbers(found)
     return carry(labels, *moves[n_blending:])
 
 
-def _activated(activation: Activation, source: Source) -> Source:
-    return lambda axis, start, stop: activation(source(axis, start, stop))
+class _Channels:
+    """Slabs of activated scores, of those channels that can be the largest somewhere in them.
+
+    Probabilities of softmax add up to 1: the largest is never below 1 / C, and blending keeps to that. A channel that
+    stays well below it throughout a slab is nowhere the largest. The first channel always stays: it wins where all
+    are 0.
+    """
+
+    def __init__(self, scores: torch.Tensor, activation: Activation | None, *, blended: bool) -> None:
+        needed = activation is not None and (blended or not activation.keeps_largest(scores.dtype))
+        self._activation = activation if needed else None
+        self._chooses = blended and activation is not None and activation.name == "softmax"
+        self._scores = whole(scores)
+        self._kept: torch.Tensor | None = None
+
+    def __call__(self, axis: int, start: int, stop: int) -> torch.Tensor:
+        """A slab; see `Source`."""
+        values = self._scores(axis, start, stop)
+        values = values if self._activation is None else self._activation(values)
+        self._kept = self._likely(values) if self._chooses and values.numel() else None
+        return values if self._kept is None else values[self._kept]
+
+    def numbers(self, found: torch.Tensor) -> torch.Tensor:
+        """Channels by their places in the last slab."""
+        return found if self._kept is None else self._kept[found]
+
+    def _likely(self, probabilities: torch.Tensor) -> torch.Tensor | None:
+        unlikely = probabilities.flatten(1).amax(1) < 0.5 / len(probabilities)
+        unlikely[0] = False
+        return (~unlikely).nonzero()[:, 0] if unlikely.any() else None
 
 
 def _label_dtype(n_channels: int) -> torch.dtype:

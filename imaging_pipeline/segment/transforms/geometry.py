@@ -16,8 +16,10 @@ Shape = tuple[int, int, int]
 Source = Callable[[int, int, int], torch.Tensor]
 """(axis, start, stop) → (C, I, J, K) of which that spatial axis runs from start to stop only."""
 
-_SLAB_VOXELS = {"cpu": 2 << 20, "cuda": 32 << 20}
-"""Values in a slab, all channels: on CPU 8 MiB, what stays in caches and needs no fresh pages."""
+_SLAB_VALUES = 2 << 20
+"""Values in a slab, all channels, for each thread: on CPU 8 MiB stay near caches and need no fresh pages."""
+
+_SLAB_VALUES_CUDA = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,8 @@ def carry(values: torch.Tensor, *moves: Move) -> torch.Tensor:
 def slabs(n_channels: int, shape: Shape, device: torch.device) -> Iterator[tuple[int, int]]:
     """Start and stop along the first axis of slabs of a bearable size."""
     row = max(n_channels * shape[1] * shape[2], 1)
-    step = max(_SLAB_VOXELS.get(device.type, _SLAB_VOXELS["cpu"]) // row, 1)
+    bearable = _SLAB_VALUES_CUDA if device.type == "cuda" else _SLAB_VALUES * torch.get_num_threads()
+    step = max(bearable // row, 1)
     for start in range(0, shape[0], step):
         yield start, min(start + step, shape[0])
 

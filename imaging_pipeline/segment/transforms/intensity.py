@@ -173,7 +173,9 @@ def percentiles(values: torch.Tensor, *which: float) -> list[torch.Tensor]:
         which: From 0 to 100.
     """
     if values.numel() <= _NUMPY_FROM:
-        return [torch.quantile(values, torch.tensor(one / 100.0, dtype=values.dtype)) for one in which]
+        return [
+            torch.quantile(values, torch.tensor(one / 100, dtype=values.dtype, device=values.device)) for one in which
+        ]
     if values.device.type == "cpu":
         found = np.percentile(values.numpy(), which)
     else:
