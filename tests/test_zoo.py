@@ -209,7 +209,7 @@ def imaged(recipe: Recipe, folder: Path) -> tuple[Volume, Path]:
         values = np.where(body, 40 + 150 * field / field.std(), -1000)
     else:
         values = np.where(body, 400 + 120 * field / field.std(), 0).clip(0)
-    spacing_mm = np.array(recipe.pixdim) * (1.27, 1.19, 1.47)  # no centre half-way between two: rounding would decide
+    spacing_mm = np.array(recipe.pixdim) * (1.27, 1.17, 1.43)
     affine = np.eye(4)
     affine[:3] = np.column_stack([turn(0, 0.12) @ turn(2, -0.2) @ np.diag(spacing_mm), (-31, 12.5, 7)])
     (folder / "imagesTs").mkdir(parents=True)

@@ -33,7 +33,8 @@ class Recipe:
         modality: CT (air is -1000) or MR (air is 0).
         n_inputs: Image channels.
         pixdim: Voxels of the model grid in mm; images to try it on get coarser ones.
-        shape: Voxels of an image to try it on.
+        shape: Voxels of an image to try it on; odd, since the middle one of an even number may come to lie half-way
+            between two of the model's, where rounding decides which is the nearest.
         suffix: json or yaml.
         weights: Name of the weight file.
         checkpoint: What the weight file holds, made of the state dict.
@@ -47,7 +48,7 @@ class Recipe:
     modality: str = "CT"
     n_inputs: int = 1
     pixdim: tuple[float, float, float] = (1.5, 1.5, 2.0)
-    shape: tuple[int, int, int] = (34, 30, 22)
+    shape: tuple[int, int, int] = (35, 31, 23)
     suffix: str = "json"
     weights: str = "model.pt"
     checkpoint: Callable[[Section], Section] = dict
@@ -202,7 +203,7 @@ OUTPUT = {
 TO_OUTPUT = {"keys": "pred", "output_dir": "@output_dir"}
 SAVE = _step("SaveImaged", **TO_OUTPUT, **{key: f"@{key}" for key in OUTPUT})
 SAVE_PLAINLY = _step("SaveImaged", **TO_OUTPUT, meta_keys="pred_meta_dict")
-SMALLER = (30, 28, 18)
+SMALLER = (29, 27, 19)
 POSTFIX = {"meta_key_postfix": "meta_dict"}
 SOFTMAX = _step("Activationsd", keys="pred", softmax=True)
 ARGMAX = _step("AsDiscreted", keys="pred", argmax=True)

@@ -1,17 +1,19 @@
 """The inference config of a MONAI bundle, parsed for a device: what it defines, without reading and writing files."""
 
+import inspect
 import pickle
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from monai.inferers import Inferer
-from monai.transforms import Compose
+from monai.transforms import Compose, SaveImaged
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.bundle import Bundle
@@ -19,7 +21,10 @@ from imaging_pipeline.segment.metadata import METADATA
 
 _READERS = ("LoadImage", "EnsureChannelFirst")
 _WRITERS = ("SaveImage",)
+_SCRIPTS = "scripts"
 _DICTIONARY_SUFFIXES = ("d", "D", "Dict")
+
+_WRITER_DEFAULT = bool(inspect.signature(SaveImaged).parameters["resample"].default)
 
 CONFIG_FAULTS = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError, OSError),
@@ -66,14 +71,14 @@ def parse_config(bundle: Bundle, device: torch.device) -> Config:
         parser.read_meta(str(bundle.path / METADATA))
         parser["bundle_root"] = str(bundle.path)
         parser["device"] = f"$torch.device({str(device)!r})"
-        writers = _take_out(parser, "postprocessing", _WRITERS)
-        _take_out(parser, "preprocessing", _READERS)
+        list(_take_out(parser.config, _READERS))
+        writers = list(_take_out(parser.config, _WRITERS))
         return Config(
             parser=parser,
             preprocessing=parser.get_parsed_content("preprocessing"),
             inferer=parser.get_parsed_content("inferer"),
             postprocessing=parser.get_parsed_content("postprocessing"),
-            writer_resamples=any(writer.get("resample", True) for writer in writers),
+            writer_resamples=any(writer.get("resample", _WRITER_DEFAULT) for writer in writers),
         )
     except CONFIG_FAULTS as error:
         raise invalid(bundle, error) from error
@@ -92,15 +97,14 @@ def invalid(bundle: Bundle, error: Exception) -> PipelineError:
     )
 
 
-def _take_out(parser: ConfigParser, section: str, kinds: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Remove transforms of some kinds from a section of a config; those removed."""
-    steps = parser[f"{section}#transforms"]
-    if not isinstance(steps, list):
-        raise TypeError(f"{section}.transforms is no list")
+def _take_out(config: Any, kinds: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Remove transforms of some kinds from every list of a config, wherever it keeps them; those removed."""
     names = {f"{kind}{suffix}" for kind in kinds for suffix in _DICTIONARY_SUFFIXES}
-    removed = [step for step in steps if _name(step) in names]
-    parser[f"{section}#transforms"] = [step for step in steps if _name(step) not in names]
-    return removed
+    if isinstance(config, list):
+        yield from (item for item in config if _name(item) in names)
+        config[:] = [item for item in config if _name(item) not in names]
+    for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _take_out(item, kinds)
 
 
 def _name(step: Any) -> str:
@@ -108,13 +112,29 @@ def _name(step: Any) -> str:
 
 
 def _import_from(root: Path) -> None:
-    """Let a config import the bundle's own scripts, and no other bundle's of the same name."""
+    """Let a config import the bundle's own scripts, and nobody else's of the same name."""
     for other in [place for place in sys.path if place != str(root) and (Path(place) / METADATA).is_file()]:
         sys.path.remove(other)
         for name in list(_modules_under(Path(other))):
             del sys.modules[name]
     if str(root) not in sys.path:
         sys.path.append(str(root))
+    mine = set(_modules_under(root))
+    if _SCRIPTS not in mine:
+        for name in [name for name in sys.modules if name.split(".")[0] == _SCRIPTS]:
+            del sys.modules[name]
+        _load_scripts(root)
+
+
+def _load_scripts(root: Path) -> None:
+    """Found in the bundle alone: a package without `__init__.py` would lose to any other on the path."""
+    spec = PathFinder.find_spec(_SCRIPTS, [str(root)])
+    if spec is None:
+        return
+    module = module_from_spec(spec)
+    sys.modules[_SCRIPTS] = module
+    if spec.loader is not None:
+        spec.loader.exec_module(module)
 
 
 def _modules_under(root: Path) -> Iterator[str]:

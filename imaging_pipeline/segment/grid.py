@@ -70,8 +70,8 @@ def _off_mm(finished: torch.Tensor, volume: Volume) -> float:
 
 def _merged(finished: torch.Tensor, bundle: Bundle) -> torch.Tensor:
     """One channel of label numbers; channels that hold one structure each are merged."""
-    if finished.shape[0] == 1:
-        return finished[0]
+    if finished.shape[0] == 1:  # labels that were interpolated are fractions
+        return finished[0].round() if finished.is_floating_point() else finished[0]
     chosen = finished > 0
     overlapping = int((chosen.sum(dim=0) > 1).sum())
     if overlapping:

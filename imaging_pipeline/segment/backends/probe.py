@@ -1,10 +1,10 @@
 """Whether a network takes one channel and gives as many classes as its bundle says, before any series is touched."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from monai.inferers import Inferer, SlidingWindowInferer
-from torch.func import functional_call
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.backends.network import Network, full_resolution
@@ -53,10 +53,9 @@ def _shape(network: Network, window: tuple[int, ...], device: torch.device) -> t
 
 
 def _shape_without_computing(module: torch.nn.Module, window: tuple[int, ...]) -> torch.Size:
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    """Of a copy without memory: the network itself must stay as it is, submodules that it shares included."""
     with torch.no_grad():
-        output = functional_call(module, shapes, (torch.empty(window, device="meta"),))
+        output = copy.deepcopy(module).to("meta")(torch.empty(window, device="meta"))
     return full_resolution(output).shape
 
 

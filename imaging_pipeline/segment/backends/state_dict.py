@@ -35,7 +35,9 @@ def load(path: Path, device: torch.device, build: Build | None) -> Network:
     _check_fit(path, network, state)
     network.load_state_dict(state)
     network = network.eval().requires_grad_(False).to(device)
-    return TorchNetwork(network.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
+    if _gains_by_channels_last(network):
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return TorchNetwork(network)
 
 
 class TorchNetwork:
@@ -71,6 +73,12 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping) or not content or not all(_is_tensor(item) for item in content.values()):
         raise _unsafe(path, "holds no state dict")
     return {_plain(name): item.float() if item.is_floating_point() else item for name, item in content.items()}
+
+
+def _gains_by_channels_last(network: torch.nn.Module) -> bool:
+    """Not where a 2D layer has no such layout, or where torch's group norm loses three digits in it on the CPU."""
+    is_grouped = any(isinstance(module, torch.nn.GroupNorm) for module in network.modules())
+    return not is_grouped and all(parameter.ndim != 4 for parameter in network.parameters())
 
 
 def _is_tensor(item: Any) -> bool:
