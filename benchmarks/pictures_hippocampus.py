@@ -49,7 +49,7 @@ def _distribution(scores: Sequence["Score"]) -> Any:
     axes.set_xticks(range(len(folds)), [f"fold {fold}" for fold in folds])
     axes.set_ylabel("Dice, subjects not seen")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
 
 
