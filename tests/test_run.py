@@ -18,6 +18,7 @@ import pytest
 from deltalake import DeltaTable
 
 from imaging_pipeline.results.index import SCHEMA
+from imaging_pipeline.segment.manifest import write_manifest
 from sample_data.phantom import CtSpec, write_ct, write_enhanced_ct, write_text_files
 from tests.conftest import ROOT, Finished
 
@@ -152,6 +153,16 @@ def test_spark_on_threads_or_in_executors_makes_the_very_same_masks(
     assert "2 already done" in again.out
 
 
+DEADLY = """
+import os
+from monai.inferers import Inferer
+
+class Deadly(Inferer):
+    def __call__(self, inputs, network):
+        os.kill(os.getpid(), 9)
+"""
+
+
 @pytest.mark.spark
 @pytest.mark.slow
 def test_a_worker_that_dies_is_reported_and_not_shown_as_a_java_stack(
@@ -159,8 +170,10 @@ def test_a_worker_that_dies_is_reported_and_not_shown_as_a_java_stack(
 ) -> None:
     deadly = Path(shutil.copytree(ROOT / "models" / "hippocampus_mr", tmp_path / "models" / "deadly"))
     config = json.loads((deadly / "configs" / "inference.json").read_text())
-    config["network_def"] = "$__import__('os').kill(__import__('os').getpid(), 9)"
+    config["inferer"] = {"_target_": "scripts.deadly.Deadly"}
     (deadly / "configs" / "inference.json").write_text(json.dumps(config))
+    (deadly / "scripts" / "deadly.py").write_text(DEADLY)
+    write_manifest(deadly)
     options = ("--model", "deadly", "--set", f"models.trusted_dirs=[{deadly.parent}]", "--master", "local[1]")
     done = pipeline(sample, "--out", tmp_path / "out", *options, "--set", "spark.max_failures=2")
     assert done.code == 4
