@@ -170,6 +170,8 @@ def test_a_bundle_without_a_manifest_opens_unless_one_is_required(bundle: Path) 
 
 
 def test_a_bundle_that_changes_after_the_run_began_is_not_opened(bundle: Path) -> None:
+    edit(bundle / "configs" / "metadata.json", version="never opened in this process")
+    write_manifest(bundle)
     described = describe("tiny", trusting(bundle))
     torch.save(random_network(7).state_dict(), bundle / "models" / "model.pt")
     with pytest.raises(PipelineError, match="the run began with") as refused:
