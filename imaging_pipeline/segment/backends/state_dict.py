@@ -10,6 +10,8 @@ import torch
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.backends.network import Build, Network, full_resolution
 
+_SHOWN = 3
+
 _WRAPPERS = ("state_dict", "model", "network", "model_state_dict")
 """Keys under which training programs file the state dict in a checkpoint."""
 
@@ -32,7 +34,7 @@ def load(path: Path, device: torch.device, build: Build | None) -> Network:
         )
     state = read_state(path)
     network = build()
-    _check_fit(path, network, state)
+    check_fit(network, state, path.name, "network_def")
     network.load_state_dict(state)
     network = network.eval().requires_grad_(False).to(device)
     if _gains_by_channels_last(network):
@@ -90,21 +92,31 @@ def _plain(name: str) -> str:
     return name.removeprefix("module.")
 
 
-def _check_fit(path: Path, network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def check_fit(network: torch.nn.Module, state: Mapping[str, torch.Tensor], weights: str, defined_by: str) -> None:
+    """Refuse weights that do not fit a network exactly.
+
+    Args:
+        network: Where they are to go.
+        state: The weights.
+        weights: What the message calls them.
+        defined_by: What the network was built from.
+
+    Raises:
+        PipelineError: `weights-mismatch` with numbers and first names of what does not fit.
+    """
     wanted = network.state_dict()
-    missing, unknown = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    other = [key for key in wanted if key in state and wanted[key].shape != state[key].shape]
-    if not missing and not unknown and not other:
-        return
-    found = [f"{len(keys)} {what} ({keys[0]})" for keys, what in ((missing, "missing"), (unknown, "unknown")) if keys]
-    if other:
-        shapes = f"{tuple(state[other[0]].shape)} where the network has {tuple(wanted[other[0]].shape)}"
-        found.append(f"{len(other)} of another shape ({other[0]}: {shapes})")
-    raise PipelineError(
-        Code.WEIGHTS_MISMATCH,
-        f"{path.name} does not fit network_def: of {len(wanted)} keys {', '.join(found)}",
-        "weights and network_def of the inference config must belong together",
-    )
+    misfits = {
+        "missing": [key for key in wanted if key not in state],
+        "unexpected": [key for key in state if key not in wanted],
+        "of another shape": [key for key in wanted if key in state and wanted[key].shape != state[key].shape],
+    }
+    parts = [f"{len(keys)} {kind} ({', '.join(keys[:_SHOWN])})" for kind, keys in misfits.items() if keys]
+    if parts:
+        raise PipelineError(
+            Code.WEIGHTS_MISMATCH,
+            f"weights of {weights} do not fit the network of {defined_by}: {'; '.join(parts)}; {len(wanted)} wanted",
+            f"weights and {defined_by} must be of one training; trainers that change the network do not run",
+        )
 
 
 def _unsafe(path: Path, what: str) -> PipelineError:

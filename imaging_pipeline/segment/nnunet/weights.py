@@ -12,6 +12,7 @@ import torch
 from numpy._core.multiarray import scalar
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.backends.state_dict import check_fit
 
 _NUMBERS = (bool, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, *(
     np.float16, np.float32, np.float64
@@ -29,7 +30,6 @@ _UNREADABLE = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError),
     *(AttributeError, IndexError, AssertionError, NotImplementedError),
 )
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +81,5 @@ def load_weights(network: torch.nn.Module, checkpoint: Checkpoint, fold: str) ->
     Raises:
         PipelineError: `weights-mismatch` with numbers and first names of what does not fit.
     """
-    wanted, found = network.state_dict(), checkpoint.weights
-    misfits = {
-        "missing": [key for key in wanted if key not in found],
-        "unexpected": [key for key in found if key not in wanted],
-        "of another shape": [key for key in wanted if key in found and wanted[key].shape != found[key].shape],
-    }
-    if any(misfits.values()):
-        parts = [f"{len(keys)} {kind} ({', '.join(keys[:_SHOWN])})" for kind, keys in misfits.items() if keys]
-        raise PipelineError(
-            Code.WEIGHTS_MISMATCH,
-            f"weights of {fold} do not fit the network of plans.json: {'; '.join(parts)}; {len(wanted)} wanted",
-            "checkpoint, plans.json and trainer must be of one training; trainers that change the network do not run",
-        )
-    network.load_state_dict(found)
+    check_fit(network, checkpoint.weights, fold, "plans.json")
+    network.load_state_dict(checkpoint.weights)
