@@ -2,7 +2,9 @@
 
 import resource
 import socket
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +12,8 @@ from pathlib import Path
 from platform import python_version
 
 from imaging_pipeline import __version__
+
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 _PACKAGES = ("torch", "monai", "pydicom", "numpy", "nibabel", "pyspark", "deltalake")
 
@@ -45,6 +49,23 @@ def peak_rss_mb() -> float:
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def available_memory_bytes() -> int:
+    """Memory that this process can still take: of the machine, or of its control group where that allows less."""
+    free = _kilobytes(Path("/proc/meminfo"), "MemAvailable") * 1024 or sys.maxsize
+    with suppress(OSError, ValueError, StopIteration):  # version 2; "max" where there is no limit
+        limit, used = (int((_CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        lines = (_CONTROL_GROUP / "memory.stat").read_text().splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        free = min(free, limit - used + cached)
+    return max(free, 0)
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    with suppress(OSError, StopIteration):
+        return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(name))
+    return 0
 
 
 def _installed(names: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -96,7 +96,28 @@ class SegmentSettings(_Section):
     )
     window_batch: int = Field(0, ge=0, description="windows a batch; 0: 2 on CPU (oneDNN needs two), 4 on CUDA")
     threads: int = Field(0, ge=0, description="CPU threads of one task; 0: the cores that the task owns")
+    restore: Literal["bundle", "labels"] = Field(
+        "bundle", description="labels: decide on the model grid and bring labels back by nearest neighbour"
+    )
+    window_starts: Literal["bundle", "even"] = Field(
+        "bundle", description="even: spread windows evenly instead of moving the last one in, as many of them"
+    )
+    air: Annotated[float | Literal["auto", "clip", "off"], BeforeValidator(_off_is_a_word)] = Field(
+        "auto",
+        description="windows that show air alone are left out: voxels at or below this number in the modality's "
+        "units, or what the bundle's intensity rule clips; auto: what the bundle's metadata says; off: none",
+    )
+    memory_limit_mb: int = Field(0, ge=0, description="memory for one volume beyond itself; 0: what is free")
+    share_batches: bool = Field(True, description="fill batches with windows of the next series")
+    sharing_limit_mb: int = Field(512, ge=0, description="prepared volumes that wait for a shared batch")
     tta: bool = Field(False, description="average over mirror images, about the axes that the model's card allows")
+
+
+    def air_for(self, bundle: float | Literal["clip"] | None) -> float | Literal["clip"] | None:
+        """What counts as air for a bundle that says so itself, or does not (None)."""
+        if self.air == "auto":
+            return bundle
+        return None if self.air == "off" else self.air
 
 
 class IndexSettings(_Section):
@@ -139,6 +160,9 @@ class Settings(_Section):
             "geometry": self.geometry.model_dump(mode="json"),
             "amp": self.segment.amp,
             "tta": self.segment.tta,
+            "restore": self.segment.restore,
+            "window_starts": self.segment.window_starts,
+            "air": self.segment.air,
             "backend": self.models.backend,
             "ensemble": self.models.ensemble,
         }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.labels import Label, read_labels
@@ -46,6 +47,7 @@ class Bundle:
         weights: The networks in use; several are averaged.
         n_outputs: Channels that the network gives; 0 where the metadata does not say.
         mirror_axes: Axes of the model grid about which test-time mirroring is allowed; None: the weights say.
+        air: What counts as air, and hence as background; None: nothing does.
         labels: Structures that it finds.
         selection: Its selection.yaml, or None where it takes every series.
     """
@@ -59,6 +61,7 @@ class Bundle:
     weights: tuple[Weights, ...]
     n_outputs: int
     mirror_axes: tuple[int, ...] | None
+    air: float | Literal["clip"] | None
     labels: tuple[Label, ...]
     selection: Path | None
 
@@ -122,6 +125,7 @@ def _describe_monai(path: Path, settings: ModelSettings) -> Bundle:
         weights=weights,
         n_outputs=metadata.n_outputs,
         mirror_axes=metadata.mirror_axes,
+        air=metadata.air,
         labels=labels,
         selection=path / SELECTION if (path / SELECTION).is_file() else None,
     )
@@ -141,6 +145,7 @@ def _describe_nnunet(path: Path, settings: ModelSettings) -> Bundle:
         weights=weights,
         n_outputs=0,
         mirror_axes=None,
+        air=None,
         labels=read_labels(path / LABELS) if (path / LABELS).is_file() else plans.labels,
         selection=path / SELECTION if (path / SELECTION).is_file() else None,
     )

@@ -52,6 +52,26 @@ def autocast(device: torch.device, settings: SegmentSettings) -> AbstractContext
     return torch.autocast(device.type, dtype=dtype)
 
 
+def allowed_axes(model: str, allowed: tuple[int, ...], settings: SegmentSettings) -> tuple[int, ...]:
+    """Axes to mirror about; none unless the settings ask for it.
+
+    Raises:
+        PipelineError: `settings-invalid` where the model allows none.
+    """
+    if settings.tta and not allowed:
+        raise PipelineError(
+            Code.SETTINGS_INVALID,
+            f"test-time mirroring asked for, and {model} allows no axis",
+            "leave --tta away, or name mirror_axes in the bundle's configs/metadata.json if it was trained with flips",
+        )
+    return allowed if settings.tta else ()
+
+
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """Precision of sums of scores: half on CUDA, where memory is short and sums are checked for overflow."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
 def window_batch(device: torch.device, settings: SegmentSettings, bundle_batch: int) -> int:
     """Windows a batch. On CPU never 1: a float32 3D convolution of batch 1 falls off oneDNN and takes twice as long."""
     if settings.window_batch:

@@ -1,19 +1,24 @@
-"""One volume through one model: to the model grid, through the network, back to the native voxels."""
+"""Volumes through one model: to the model grid, window by window through the network, back to the native voxels."""
 
-import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 
-from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.attempt import Attempt
 from imaging_pipeline.segment.bundle import Bundle
 from imaging_pipeline.segment.device import peak_device_mb, pick_device, prepare, reset_peak
+from imaging_pipeline.segment.machine import Machine
 from imaging_pipeline.segment.model import Model, open_model
+from imaging_pipeline.segment.transforms import Sink
 from imaging_pipeline.settings import Settings
 from imaging_pipeline.volume.types import Volume
 
 _TRIAL_SHAPE = (48, 64, 40)
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +27,31 @@ class Segmentation:
 
     Attributes:
         mask: Label numbers on the volume's own grid, uint8 or uint16.
-        stage_seconds: Wall seconds of preprocess, network and postprocess.
+        stage_seconds: Wall seconds of preprocess, network and postprocess. A batch that several volumes share counts
+            for each by its windows.
         peak_device_mb: Largest device memory; 0 on CPU.
+        device: Where the network ran.
+        n_windows: Windows of the volume; 0 where the model goes over whole volumes.
+        n_skipped: Those that were left out because they show air alone.
+        memory_steps: Steps down that it took for want of memory, in order; empty normally.
     """
 
     mask: Volume
     stage_seconds: dict[str, float]
     peak_device_mb: float
+    device: str
+    n_windows: int = 0
+    n_skipped: int = 0
+    memory_steps: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Case(Generic[Key]):
+    """A volume that has been taken in."""
+
+    key: Key
+    attempt: Attempt | None
+    error: Exception | None
 
 
 class Engine:
@@ -45,10 +68,15 @@ class Engine:
         Raises:
             PipelineError: `device-not-found`, or what `open_model` raises.
         """
-        self._settings = settings.segment
         self.device = pick_device(settings.device)
         prepare(self.device, settings.segment, cores)
-        self._model: Model = open_model(bundle, self.device, mirror=settings.segment.tta)
+        self._model: Model = open_model(bundle, self.device, settings.segment)
+        self._machine = Machine(
+            model=self._model,
+            device=self.device,
+            settings=settings.segment,
+            open_on=lambda device: open_model(bundle, device, settings.segment),
+        )
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
@@ -60,33 +88,67 @@ class Engine:
         """Transforms of the bundle that run as MONAI's own objects."""
         return self._model.foreign
 
-    def segment(self, volume: Volume) -> Segmentation:
+    @property
+    def backend(self) -> str:
+        """What runs the network."""
+        return self._model.backend
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether probabilities can be saved."""
+        return self._model.gives_probabilities
+
+    def segment(self, volume: Volume, sink: Sink | None = None) -> Segmentation:
         """Segment one volume.
 
+        Args:
+            volume: The volume.
+            sink: Takes (axis, start, stop, probabilities) of native slabs.
+
         Raises:
-            PipelineError: `out-of-memory`, or `grid-mismatch` where the bundle does not return to the native grid.
+            PipelineError: `too-large`, or `grid-mismatch` where the bundle does not return to the native grid.
+        """
+        for _, done in self.segment_all([(None, volume, sink)]):
+            if isinstance(done, Exception):
+                raise done
+            return done
+        raise AssertionError("one volume in, none out")
+
+    def segment_all(
+        self, volumes: Iterable[tuple[Key, Volume, Sink | None]]
+    ) -> Iterator[tuple[Key, Segmentation | Exception]]:
+        """Segment volumes one after the other; the windows of several may share a batch.
+
+        Args:
+            volumes: Key, volume, and what takes its probabilities. A volume is taken in when the one before it is
+                done, or when its windows are wanted for a batch.
+
+        Yields:
+            Key and result, or what went wrong with this volume, in order.
         """
         reset_peak(self.device)
-        marks = [time.perf_counter()]
+        source, waiting = iter(volumes), deque[_Case[Key]]()
+
+        def more() -> bool:
+            taken = sum(case.attempt.prepared_bytes for case in waiting if case.attempt is not None)
+            if taken > self._machine.sharing_bytes:
+                return False
+            case = self._take_in(source)
+            if case is not None:
+                waiting.append(case)
+            return case is not None
+
+        self._machine.more = more
         try:
-            prepared = self._model.prepare(volume)
-            marks.append(time.perf_counter())
-            scores = self._model.predict(prepared, self._settings)
-            marks.append(time.perf_counter())
-            mask = volume.with_array(self._model.restore(scores, prepared, volume))
-            marks.append(time.perf_counter())
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise _out_of_memory(volume, self.device, error) from None
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error) or "out of memory" in str(error):
-                raise _out_of_memory(volume, self.device, error) from None
-            raise
-        stages = zip(("preprocess", "network", "postprocess"), marks, marks[1:], strict=False)
-        return Segmentation(
-            mask=mask,
-            stage_seconds={name: end - start for name, start, end in stages},
-            peak_device_mb=peak_device_mb(self.device),
-        )
+            while waiting or more():
+                case = waiting.popleft()
+                yield case.key, self._finish(case)
+                del case
+        finally:
+            self._machine.more = None
+            for case in waiting:
+                if case.attempt is not None:
+                    case.attempt.close()
 
     def try_out(self) -> str:
         """Segment a small volume of noise; what came of it, in one line.
@@ -99,10 +161,34 @@ class Engine:
         size = " x ".join(map(str, done.mask.shape))
         return f"{size} voxels of noise to {done.mask.array.dtype} labels in {sum(done.stage_seconds.values()):.2f} s"
 
+    def _take_in(self, source: Iterator[tuple[Key, Volume, Sink | None]]) -> _Case[Key] | None:
+        with self._machine.outside():
+            found = next(source, None)
+        if found is None:
+            return None
+        key, volume, sink = found
+        with self._machine.outside():
+            try:
+                return _Case(key=key, attempt=Attempt(self._machine, volume, sink), error=None)
+            except Exception as error:
+                return _Case(key=key, attempt=None, error=error)
 
-def _out_of_memory(volume: Volume, device: torch.device, error: Exception) -> PipelineError:
-    return PipelineError(
-        Code.OUT_OF_MEMORY,
-        f"a volume of {' x '.join(map(str, volume.shape))} voxels does not fit on {device}: {str(error)[:200]}",
-        "give the task more memory, or use --device cpu",
-    )
+    def _finish(self, case: _Case[Key]) -> Segmentation | Exception:
+        attempt = case.attempt
+        if attempt is None:
+            return case.error if case.error is not None else AssertionError("neither result nor error")
+        try:
+            mask = attempt.labels()
+        except Exception as error:
+            return error
+        finally:
+            attempt.close()
+        return Segmentation(
+            mask=mask,
+            stage_seconds=attempt.seconds,
+            peak_device_mb=peak_device_mb(self.device),
+            device=str(attempt.device),
+            n_windows=attempt.n_windows,
+            n_skipped=attempt.n_skipped,
+            memory_steps=tuple(attempt.steps),
+        )

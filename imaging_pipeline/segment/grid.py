@@ -12,24 +12,33 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.bundle import Bundle
 from imaging_pipeline.volume.types import Volume
 
+_INTEGERS = (np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.uint8))
+
 AFFINE_TOLERANCE_MM = 1e-3
 """A mask's affine may differ from the image's by this, the rounding of float32 affines."""
 
 
 def as_image(volume: Volume, device: torch.device) -> MetaTensor:
-    """A volume as MONAI's readers would give it.
+    """A volume as MONAI's readers would give it, but for integers: they stay as they are.
+
+    It goes to the device once, in two bytes a voxel for most series.
 
     Args:
         volume: Values of shape (I, J, K).
         device: Where it is to lie.
 
     Returns:
-        (1, I, J, K) float32 with its affine.
+        (1, I, J, K) int16, int32 or float32 with its affine.
     """
-    array = torch.from_numpy(np.ascontiguousarray(volume.array)).to(device)
+    array = volume.array
+    if array.dtype not in _INTEGERS:
+        array = array.astype(np.float32, copy=False)
+    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
+        array = np.array(array)
+    values = torch.from_numpy(array).to(device)
     affine = torch.from_numpy(volume.affine)
     meta = {"original_affine": affine, "space": "RAS", "spatial_shape": np.array(volume.shape)}
-    return MetaTensor(array[None].float(), affine=affine, meta=meta)
+    return MetaTensor(values[None], affine=affine, meta=meta)
 
 
 def as_labels(finished: torch.Tensor, volume: Volume, bundle: Bundle, *, resample: bool) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.labels import Label
@@ -21,6 +21,8 @@ class Metadata:
         n_outputs: Channels that it gives; 0 where the metadata does not say.
         labels: Structures that the output channels stand for, background left out; empty where none are named.
         mirror_axes: Axes (0, 1, 2 of the model grid) about which test-time mirroring is allowed, from `mirror_axes`.
+        air: What counts as air, which is background, from `air_is_background`: voxels at or below a number in the
+            modality's units, or "clip" for what the bundle's intensity rule clips to its lower end; None: nothing.
         license: The licence that it names.
     """
 
@@ -29,6 +31,7 @@ class Metadata:
     n_outputs: int
     labels: tuple[Label, ...]
     mirror_axes: tuple[int, ...]
+    air: float | Literal["clip"] | None
     license: str
 
 
@@ -55,6 +58,7 @@ def read_metadata(path: Path) -> Metadata:
             n_outputs=int(output.get("num_channels", len(channels))),
             labels=_labels(channels),
             mirror_axes=_axes(content.get("mirror_axes", [])),
+            air=_air(content.get("air_is_background")),
             license=str(content.get("license", "")),
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -80,3 +84,13 @@ def _axes(given: list[int]) -> tuple[int, ...]:
     if not set(given) <= {0, 1, 2}:
         raise ValueError(f"mirror_axes {given} are not among 0, 1, 2")
     return tuple(sorted(set(given)))
+
+
+def _air(given: object) -> float | Literal["clip"] | None:
+    if given is None:
+        return None
+    if given == "clip":
+        return "clip"
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f'air_is_background {given!r} is neither a number nor "clip"')
+    return float(given)

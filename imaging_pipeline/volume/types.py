@@ -34,6 +34,11 @@ class Volume:
         """Volume of one voxel; right for sheared grids too."""
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
 
+    @property
+    def hollow(self) -> "Volume":
+        """The grid alone: no values, and no memory for them."""
+        return Volume(array=np.broadcast_to(np.uint8(0), self.array.shape), affine=self.affine)
+
     def with_array(self, array: NDArray[Any]) -> "Volume":
         """Other values on the same grid.
 

@@ -1,7 +1,9 @@
 """Whether a network takes one channel and gives as many classes as its bundle says, before any series is touched."""
 
 import copy
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from monai.inferers import Inferer, SlidingWindowInferer
@@ -11,8 +13,29 @@ from imaging_pipeline.segment.backends.network import Network, full_resolution
 from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 from imaging_pipeline.segment.bundle import Bundle
 
+_LIVE_LAYERS = 4
+"""Layers whose outputs are alive at a time, skip connections included."""
 
-def check_channels(network: Network, inferer: Inferer, bundle: Bundle, device: torch.device) -> None:
+_UNKNOWN_LAYERS = 64
+"""Values a voxel of the window that a network which cannot be looked into is taken to keep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What one window tells of a network.
+
+    Attributes:
+        n_channels: Classes.
+        keeps_size: Scores have as many voxels as the window.
+        window_bytes: About what the network takes for a window: input, scores, and its largest layers.
+    """
+
+    n_channels: int
+    keeps_size: bool
+    window_bytes: int
+
+
+def probe(network: Network, inferer: Inferer, bundle: Bundle, device: torch.device) -> Probe | None:
     """Send one window of zeros through a network: for shapes only where torch can, else for real.
 
     Networks that take whole volumes are not tried; they may be large.
@@ -22,14 +45,16 @@ def check_channels(network: Network, inferer: Inferer, bundle: Bundle, device: t
     """
     size = window_size(inferer)
     if size is None:
-        return
+        return None
     try:
-        shape = _shape(network, (1, 1, *size), device)
+        shape, n_inner = _shape(network, (1, 1, *size), device)
     except RuntimeError as error:
         text = " ".join(str(error).split())[:200]
         raise _mismatch(bundle, f"does not take a window of one channel and {_times(size)} voxels: {text}") from None
     if bundle.n_outputs and shape[1] != bundle.n_outputs:
         raise _mismatch(bundle, f"gives {shape[1]} channels, its metadata says {bundle.n_outputs}")
+    n_values = math.prod(size) + math.prod(shape) + n_inner
+    return Probe(n_channels=shape[1], keeps_size=tuple(shape[2:]) == size, window_bytes=4 * n_values)
 
 
 def window_size(inferer: Inferer) -> tuple[int, ...] | None:
@@ -42,21 +67,32 @@ def window_size(inferer: Inferer) -> tuple[int, ...] | None:
     return tuple(int(length) for length in size)
 
 
-def _shape(network: Network, window: tuple[int, ...], device: torch.device) -> torch.Size:
+def _shape(network: Network, window: tuple[int, ...], device: torch.device) -> tuple[torch.Size, int]:
+    """Shape of the scores, and values in the largest layers."""
     if isinstance(network, TorchNetwork) and not isinstance(network.module, torch.jit.ScriptModule):
         try:
             return _shape_without_computing(network.module, window)
         except (RuntimeError, NotImplementedError, TypeError, ValueError):
             pass  # an operator without shape rules, or a real misfit: the real forward pass tells
     with torch.inference_mode():
-        return network(torch.zeros(window, device=device)).shape
+        shape = network(torch.zeros(window, device=device)).shape
+    return shape, _UNKNOWN_LAYERS * math.prod(window)
 
 
-def _shape_without_computing(module: torch.nn.Module, window: tuple[int, ...]) -> torch.Size:
+def _shape_without_computing(module: torch.nn.Module, window: tuple[int, ...]) -> tuple[torch.Size, int]:
     """Of a copy without memory: the network itself must stay as it is, submodules that it shares included."""
+    outputs: list[int] = []
+
+    def note(_: torch.nn.Module, __: object, output: object) -> None:
+        outputs.append(output.numel() if isinstance(output, torch.Tensor) else 0)
+
+    hollow = copy.deepcopy(module).to("meta")
+    for part in hollow.modules():
+        if not list(part.children()):
+            part.register_forward_hook(note)
     with torch.no_grad():
-        output = copy.deepcopy(module).to("meta")(torch.empty(window, device="meta"))
-    return full_resolution(output).shape
+        output = hollow(torch.empty(window, device="meta"))
+    return full_resolution(output).shape, sum(sorted(outputs)[-_LIVE_LAYERS:])
 
 
 def _mismatch(bundle: Bundle, message: str) -> PipelineError:

@@ -8,9 +8,13 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Activationsd, Compose, Invertd
 
+from imaging_pipeline.segment.transforms.foreground import CLIP, Air, above, above_floor
 from imaging_pipeline.segment.transforms.geometry import plain
-from imaging_pipeline.segment.transforms.invert import fused
+from imaging_pipeline.segment.transforms.integers import as_float, is_idle_cast, takes_integers
+from imaging_pipeline.segment.transforms.invert import ToLabels, fused
+from imaging_pipeline.segment.transforms.largest import Sink
 from imaging_pipeline.segment.transforms.recognise import flattened, recognise
+from imaging_pipeline.segment.transforms.scores import Scores, gathered
 from imaging_pipeline.segment.transforms.steps import Foreign, Record, State, Step, Whole
 
 
@@ -22,11 +26,26 @@ class Prepared:
         image: (C, I', J', K') float32, on the device of the volume.
         data: MONAI's dictionary after preprocessing.
         records: Steps that postprocessing can undo.
+        foreground: (I', J', K') voxels that are not air; None where nobody asked, or where it cannot be told.
     """
 
     image: torch.Tensor
     data: Mapping[Hashable, Any]
     records: tuple[Record, ...]
+    foreground: torch.Tensor | None = None
+
+    def state(self, n_channels: int) -> State:
+        """The state before postprocessing, with scores that have a shape, and no values and no memory."""
+        shape = (n_channels, *self.image.shape[1:])
+        pred = torch.zeros(1, device=self.image.device).expand(shape)
+        return self.state_of(pred)
+
+    def state_of(self, pred: torch.Tensor) -> State:
+        """The state before postprocessing."""
+        if isinstance(self.image, MetaTensor):
+            noted = list(self.image.applied_operations)
+            pred = MetaTensor(plain(pred), meta=dict(self.image.meta), applied_operations=noted)
+        return State(data={**self.data, "pred": pred}, records=self.records)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,42 +64,72 @@ class Chain:
     foreign: tuple[str, ...]
     activation: str
 
-    def prepare(self, image: MetaTensor) -> Prepared:
+    @property
+    def streams(self) -> bool:
+        """Whether scores are reduced slab by slab; otherwise steps of MONAI's own want all of them at once."""
+        return bool(self.after) and isinstance(self.after[0], ToLabels)
+
+    def prepare(self, image: MetaTensor, air: Air | None = None) -> Prepared:
         """A volume on the model grid.
 
         Args:
-            image: (1, I, J, K) with affine; it stays as it is as far as MONAI's own objects let it.
+            image: (1, I, J, K) with affine; it stays as it is as far as MONAI's own objects let it. Integers stand
+                for the float32 that MONAI's readers give: they become that as late as possible.
+            air: Tells air from body; None: nobody asks.
         """
-        state = _run(self.before, State(data={"image": image}, records=()))
+        state, foreground = State(data={"image": image}, records=()), None
+        for step in self.before:
+            if not takes_integers(step):
+                if foreground is None:
+                    foreground = above(state.data["image"], air)
+                state = as_float(state)
+            if not is_idle_cast(step, state):
+                state = step.run(state)
+        foreground = foreground if foreground is not None else above(state.data["image"], air)
+        state = as_float(state)
         prepared = state.data["image"]
         prepared = prepared.contiguous() if isinstance(prepared, torch.Tensor) else prepared
-        return Prepared(image=prepared, data={**state.data, "image": prepared}, records=state.records)
+        if air == CLIP:
+            foreground = above_floor(prepared, self.before)
+        if foreground is not None and foreground.shape != prepared.shape[1:]:
+            foreground = None
+        data = {**state.data, "image": prepared}
+        return Prepared(image=prepared, data=data, records=state.records, foreground=foreground)
 
-    def finish(self, scores: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    def takes_order_only(self, prepared: Prepared, n_channels: int) -> bool:
+        """Whether sums of scores do as well as means."""
+        first = self.after[0] if self.after else None
+        return isinstance(first, ToLabels) and first.takes_order_only(prepared.state(max(n_channels, 1)))
+
+    def finish(self, scores: Scores, prepared: Prepared, sink: Sink | None = None) -> torch.Tensor:
         """What postprocessing makes of scores, normally labels on the native grid.
 
         Args:
-            scores: (C, I', J', K') on the grid of `prepared`; they stay as they are.
+            scores: (C, I', J', K') on the grid of `prepared`.
             prepared: What `prepare` returned.
+            sink: Takes probabilities on the native grid; only where the chain `streams`.
 
         Returns:
             Normally a MetaTensor of shape (1, I, J, K) with the native affine; labels are integers where no transform
             of MONAI's own follows the step that makes them.
         """
-        pred, image = plain(scores), prepared.image
-        if isinstance(image, MetaTensor):
-            pred = MetaTensor(pred, meta=dict(image.meta), applied_operations=list(image.applied_operations))
-        state = _run(self.after, State(data={**prepared.data, "pred": pred}, records=prepared.records))
-        finished: torch.Tensor = state.data["pred"]
+        after = self.after
+        if after and isinstance(after[0], ToLabels):
+            state = after[0].stream(prepared.state(scores.n_channels), scores, sink)
+            after = after[1:]
+        else:
+            state = prepared.state_of(gathered(scores))
+        finished: torch.Tensor = _run(after, state).data["pred"]
         return finished
 
 
-def compile_chain(preprocessing: Compose, postprocessing: Compose) -> Chain:
+def compile_chain(preprocessing: Compose, postprocessing: Compose, *, nearest: bool = False) -> Chain:
     """Replace the transforms that are known by equivalents of ours.
 
     Args:
         preprocessing: Dictionary transforms of the key `image`, without reading files.
         postprocessing: Dictionary transforms of the key `pred`, without writing files.
+        nearest: Bring labels back by nearest neighbour, whatever the bundle says.
     """
     before, after = flattened(preprocessing), flattened(postprocessing)
     if _only_monai(preprocessing, postprocessing):
@@ -90,7 +139,7 @@ def compile_chain(preprocessing: Compose, postprocessing: Compose) -> Chain:
         names = [type(owner).__name__ for owner in (*before, *after) if _is_foreign(owner)]
         n_until_foreign = max((n for n, owner in enumerate(after, 1) if _is_foreign(owner)), default=0)
         ours = [recognise(owner, labels=n >= n_until_foreign) for n, owner in enumerate(after)]
-        steps = (tuple(recognise(owner, labels=False) for owner in before), fused(ours))
+        steps = (tuple(recognise(owner, labels=False) for owner in before), fused(ours, nearest=nearest))
     return Chain(
         before=steps[0],
         after=steps[1],

@@ -60,6 +60,10 @@ class Move(ABC):
         """Whether it needs memory beyond its result, which slabs keep small."""
         return False
 
+    def follow(self, axis: int) -> tuple[int, bool]:
+        """Where an axis of the old grid lies on the new one, and whether it runs the other way round there."""
+        return axis, False
+
     @abstractmethod
     def slab(self, source: Source, axis: int, start: int, stop: int) -> torch.Tensor:
         """A slab of the values on the new grid.

@@ -15,6 +15,23 @@ _NUMPY_FROM = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cast:
+    """To another dtype or device.
+
+    Attributes:
+        dtype: None: as before.
+        device: None: where it is.
+    """
+
+    dtype: torch.dtype | None
+    device: torch.device | None
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """The same values."""
+        return values.to(device=self.device, dtype=self.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
     """From one interval to another.
 

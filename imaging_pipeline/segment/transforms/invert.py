@@ -13,6 +13,8 @@ from monai.transforms.utils import convert_applied_interp_mode
 
 from imaging_pipeline.segment.transforms.discrete import Activation, Discrete
 from imaging_pipeline.segment.transforms.geometry import Move, carry, grid_of, plain, with_values
+from imaging_pipeline.segment.transforms.largest import Sink
+from imaging_pipeline.segment.transforms.scores import Scores, gathered, in_memory
 from imaging_pipeline.segment.transforms.spacing import Unspace
 from imaging_pipeline.segment.transforms.steps import Foreign, Record, Revalue, State, Step, undo_foreign
 
@@ -125,12 +127,12 @@ class Invert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToLabels:
-    """An argmax together with the activation and the `Invertd` before it.
+    """Scores to whole numbers, together with the activation and the `Invertd` before it.
 
     Attributes:
         key: The scores.
-        back: What undoes preprocessing between activation and argmax; None: nothing.
-        discrete: Argmax, with the activation.
+        back: What undoes preprocessing between activation and whole numbers; None: nothing.
+        discrete: Argmax or threshold, with the activation.
         steps: The same one by one, for what cannot be done at once.
     """
 
@@ -141,34 +143,68 @@ class ToLabels:
 
     def run(self, state: State) -> State:
         """The state after all of them; see `Step`."""
-        image = state.image(self.key) if self.back is None else self.back.start(state)
+        image = self._image(state)
         if image is None:
             for step in self.steps:
                 state = step.run(state)
             return state
-        if self.back is None:
-            return state.with_image(self.key, with_values(image, self.discrete(plain(image))))
-        return self._inverted(state, image, self.back)
+        return self._finished(state, image, in_memory(plain(image)), None)
 
-    def _inverted(self, state: State, image: MetaTensor, back: Back) -> State:
-        records, discrete = back.records(state), self.discrete
+    def stream(self, state: State, scores: Scores, sink: Sink | None) -> State:
+        """The state after all of them, from scores that are asked for slab by slab.
+
+        Args:
+            state: Its scores stand for shape and metadata only.
+            scores: The scores.
+            sink: Takes probabilities on the final grid.
+        """
+        image = self._image(state)
+        assert image is not None
+        return self._finished(state, image, scores, sink)
+
+    def takes_order_only(self, state: State) -> bool:
+        """Whether sums of scores do as well as means: nothing but their order matters."""
+        discrete, image = self.discrete, self._image(state)
+        if image is None or not discrete.argmax:
+            return False
+        if discrete.activation is not None and not discrete.activation.keeps_largest(torch.float32):
+            return False
+        if self.back is None:
+            return True
+        records = self.back.records(state)
+        known = all(record.undo is not None for record in records)
+        return known and not any(move.blends for move in self.back.moves(image, records))
+
+    def _image(self, state: State) -> MetaTensor | None:
+        return state.image(self.key) if self.back is None else self.back.start(state)
+
+    def _finished(self, state: State, image: MetaTensor, scores: Scores, sink: Sink | None) -> State:
+        if self.back is None:
+            return state.with_image(self.key, with_values(image, self.discrete.streamed(scores, (), sink)))
+        back, discrete = self.back, self.discrete
+        records = back.records(state)
         n_before = max((n for n, record in enumerate(records, 1) if record.undo is None), default=0)
-        if n_before:  # what MONAI undoes itself, it undoes on probabilities
-            scores = plain(image)
-            image = with_values(image, scores if discrete.activation is None else discrete.activation(scores))
+        if n_before:  # what MONAI undoes itself, it undoes on all probabilities
+            values = gathered(scores)
+            image = with_values(image, values if discrete.activation is None else discrete.activation(values))
             image = back.undone(image, records[:n_before], labels=False)
-            discrete = replace(discrete, activation=None)
+            discrete, scores = replace(discrete, activation=None), in_memory(plain(image))
         moves = back.moves(image, records[n_before:])
-        labels = discrete(plain(image), moves)
+        labels = discrete.streamed(scores, moves, sink)
         return back.done(state, with_values(image, labels, moves[-1].grid if moves else None))
 
 
-def fused(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Steps with those joined that make labels faster together: activation, `Invertd`, argmax."""
+def fused(steps: Sequence[Step], *, nearest: bool = False) -> tuple[Step, ...]:
+    """Steps with those joined that make labels faster together: activation, `Invertd`, argmax or threshold.
+
+    Args:
+        steps: All of postprocessing.
+        nearest: Labels are made on the model grid and brought back by nearest neighbour, whatever the bundle says.
+    """
     joined: list[Step] = []
     for step in steps:
         parts: list[Step] = [step]
-        key, discrete = _argmax(step)
+        key, discrete = _whole_numbers(step)
         back = _only_back(joined[-1]) if joined and discrete is not None else None
         if back is not None and back.key == key:
             parts.insert(0, joined.pop())
@@ -177,19 +213,21 @@ def fused(steps: Sequence[Step]) -> tuple[Step, ...]:
         activation = _activation(joined[-1], key) if joined and discrete is not None else None
         if activation is not None:
             parts.insert(0, joined.pop())
-        if discrete is not None and len(parts) > 1:
-            inverted = any(isinstance(one, Invert | ToLabels) for one in joined)
-            activation = activation if activation is None else replace(activation, exact=inverted)
-            together = replace(discrete, activation=activation)
-            joined.append(ToLabels(key=key, back=back, discrete=together, steps=tuple(parts)))
-        else:
+        if discrete is None:
             joined.append(step)
+            continue
+        inverted = any(isinstance(one, Invert | ToLabels) for one in joined)
+        activation = activation if activation is None else replace(activation, exact=inverted)
+        back = back if back is None or not nearest else replace(back, nearest=True)
+        together = replace(discrete, activation=activation)
+        joined.append(ToLabels(key=key, back=back, discrete=together, steps=tuple(parts)))
     return tuple(joined)
 
 
-def _argmax(step: Step) -> tuple[Hashable, Discrete | None]:
+def _whole_numbers(step: Step) -> tuple[Hashable, Discrete | None]:
     key, change = _only_change(step)
-    return (key, change) if isinstance(change, Discrete) and change.argmax else (None, None)
+    decides = isinstance(change, Discrete) and (change.argmax or change.threshold is not None)
+    return (key, change) if decides and isinstance(change, Discrete) else (None, None)
 
 
 def _activation(step: Step, key: Hashable) -> Activation | None:

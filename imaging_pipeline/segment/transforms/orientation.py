@@ -28,6 +28,10 @@ class Reorient(Move):
     order: Shape
     flipped: tuple[bool, ...]
 
+    def follow(self, axis: int) -> tuple[int, bool]:
+        """Where an axis of the old grid lies; see `Move`."""
+        return self.order.index(axis), self.flipped[axis]
+
     def slab(self, source: Source, axis: int, start: int, stop: int) -> torch.Tensor:
         """A slab on the new axes; see `Move`."""
         old = self.order[axis]

@@ -10,7 +10,7 @@ from monai.utils import get_equivalent_dtype
 
 from imaging_pipeline.segment.transforms.components import FillHoles, KeepLargest
 from imaging_pipeline.segment.transforms.discrete import Activation, Discrete
-from imaging_pipeline.segment.transforms.intensity import MinMax, Normalize, Percentiles, Range
+from imaging_pipeline.segment.transforms.intensity import Cast, MinMax, Normalize, Percentiles, Range
 from imaging_pipeline.segment.transforms.steps import Revalue, Step
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -89,7 +89,7 @@ def cast(owner: mt.CastToTyped, _: bool) -> Step | None:
 
 
 def _to(dtype: torch.dtype | None, device: torch.device | None) -> Change:
-    return lambda values: values.to(device=device, dtype=dtype)
+    return Cast(dtype=dtype, device=device)
 
 
 def activation(owner: mt.Activationsd, _: bool) -> Step | None:

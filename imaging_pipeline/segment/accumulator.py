@@ -1,0 +1,136 @@
+"""Scores of overlapping windows, weighed and summed, for as many planes as are in use at a time."""
+
+from collections.abc import Callable
+
+import torch
+
+from imaging_pipeline.segment.windows import Shape
+
+Fill = Callable[[torch.Tensor, torch.Tensor], None]
+"""(scores (C, I, J, K), (I, J, K) voxels that no window has reached) gives those voxels the scores of background."""
+
+
+_SPARE_PLANES = 4
+"""Neighbours that interpolation asks for beside the planes of a window."""
+
+
+class Accumulator:
+    """Planes of a volume along one axis, filled by windows and given out from one end to the other.
+
+    Sums take C times the planes in use: those that were asked for last and those that the windows reach. No map of
+    weights is kept unless means are asked for: which class has the largest sum does not hang on it.
+    """
+
+    def __init__(
+        self, shape: Shape, axis: int, device: torch.device, dtype: torch.dtype, fill: Fill | None = None
+    ) -> None:
+        """Describe the volume; memory is taken with the first window.
+
+        Args:
+            shape: Voxels of the volume.
+            axis: The axis that planes follow each other along.
+            device: Where sums are kept.
+            dtype: Of the sums.
+            fill: Give means, rather than sums, and background to voxels that no window reached.
+        """
+        self.axis = axis
+        self._shape = shape
+        self._device = device
+        self._dtype = dtype
+        self._fill = fill
+        self._first = 0
+        self._needed = 0
+        self._sums: torch.Tensor | None = None
+        self._weights: torch.Tensor | None = None
+
+    def add(
+        self, start: Shape, scores: torch.Tensor, weights: torch.Tensor | None, planes: tuple[int, int] | None = None
+    ) -> None:
+        """Add a window.
+
+        Args:
+            start: Its first index along each axis; what lies outside of the volume is left out.
+            scores: (C, I, J, K) of the window.
+            weights: (I, J, K) of its voxels, on the device and in the dtype of the sums; None: 1.
+            planes: First plane to add to, and the one behind the last; None: all that the window reaches.
+        """
+        low = [max(first, 0) for first in start]
+        ends = zip(start, scores.shape[1:], self._shape, strict=True)
+        high = [min(first + n, length) for first, n, length in ends]
+        lowest, highest = planes or (0, self._shape[self.axis])
+        low[self.axis] = max(low[self.axis], lowest, self._first)
+        high[self.axis] = min(high[self.axis], highest)
+        if any(begin >= end for begin, end in zip(low, high, strict=True)):
+            return
+        inside = tuple(slice(begin - first, end - first) for begin, end, first in zip(low, high, start, strict=True))
+        sums = self._reserve(len(scores), high[self.axis])
+        low[self.axis] -= self._first
+        high[self.axis] -= self._first
+        place = tuple(slice(begin, end) for begin, end in zip(low, high, strict=True))
+        values = scores[(slice(None), *inside)].to(self._device, self._dtype)
+        if weights is None:
+            sums[(slice(None), *place)].add_(values)
+        else:
+            sums[(slice(None), *place)].addcmul_(values, weights[inside])
+        if self._weights is not None:
+            self._weights[place].add_(1 if weights is None else weights[inside])
+
+    def planes(self, n_channels: int, start: int, stop: int) -> torch.Tensor:
+        """(C, I, J, K) float32 sums or means of planes; those that no window reached are background.
+
+        Args:
+            n_channels: C, for planes that no window has reached.
+            start: First plane; those before it have been asked for the last time.
+            stop: Plane behind the last.
+        """
+        self.drop(start)
+        sums = self._reserve(n_channels, stop)
+        values = sums.narrow(self.axis + 1, start - self._first, stop - start)
+        if self._fill is None or self._weights is None:
+            return values.float()
+        weights = self._weights.narrow(self.axis, start - self._first, stop - start).float()
+        missing = weights == 0
+        has_missing = bool(missing.any())
+        means = values / (weights.masked_fill_(missing, 1) if has_missing else weights)
+        if has_missing:
+            self._fill(means, missing)
+        return means
+
+    def drop(self, start: int) -> None:
+        """Planes before `start` are no longer needed."""
+        self._needed = max(self._needed, start)
+
+    def _reserve(self, n_channels: int, stop: int) -> torch.Tensor:
+        """The sums, with room for planes up to `stop`."""
+        if self._sums is not None and self._first + self._sums.shape[self.axis + 1] >= stop:
+            return self._sums
+        self._shift()
+        depth = stop - self._first
+        if self._sums is None or self._sums.shape[self.axis + 1] < depth:
+            self._grow(n_channels, min(depth + _SPARE_PLANES, self._shape[self.axis] - self._first))
+        assert self._sums is not None
+        return self._sums
+
+    def _shift(self) -> None:
+        """Move the planes that are still needed to the beginning."""
+        n_dropped = self._needed - self._first
+        self._first = self._needed
+        for held, axis in self._held() if n_dropped > 0 else ():
+            n_left = max(held.shape[axis] - n_dropped, 0)
+            for to in range(0, n_left, n_dropped):  # by blocks that do not overlap
+                n = min(n_dropped, n_left - to)
+                held.narrow(axis, to, n).copy_(held.narrow(axis, to + n_dropped, n))
+            held.narrow(axis, n_left, held.shape[axis] - n_left).zero_()
+
+    def _grow(self, n_channels: int, depth: int) -> None:
+        shape = list(self._shape)
+        shape[self.axis] = depth
+        sizes = [(n_channels, *shape)] if self._fill is None else [(n_channels, *shape), tuple(shape)]
+        grown = [torch.zeros(size, dtype=self._dtype, device=self._device) for size in sizes]
+        for (held, axis), larger in zip(self._held(), grown, strict=False):
+            larger.narrow(axis, 0, held.shape[axis]).copy_(held)
+        self._sums, self._weights = grown[0], grown[1] if len(grown) > 1 else None
+
+    def _held(self) -> list[tuple[torch.Tensor, int]]:
+        held = [] if self._sums is None else [(self._sums, self.axis + 1)]
+        return held if self._weights is None else [*held, (self._weights, self.axis)]

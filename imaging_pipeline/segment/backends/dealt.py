@@ -1,0 +1,106 @@
+"""The windows of one batch dealt to replicas of a network on several devices."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+
+from imaging_pipeline.segment.backends.network import Network
+
+
+class Dealt:
+    """Replicas on several devices as one network; a thread a device, from the first window to `close`.
+
+    Every replica gets batches of one shape, the largest share so far: a replica that got fewer windows computes some of
+    them twice, and one that got none rests. Shapes that never change suit cuDNN's choice of algorithms and CUDA graphs.
+    """
+
+    def __init__(self, networks: Sequence[Network], devices: Sequence[torch.device]) -> None:
+        """Start nothing yet.
+
+        Args:
+            networks: The same network once a device.
+            devices: Where they were loaded; scores come together on the first.
+
+        Raises:
+            ValueError: Not one network a device.
+        """
+        if not networks or len(networks) != len(devices):
+            raise ValueError(f"{len(networks)} networks for {len(devices)} devices")
+        self._networks = tuple(networks)
+        self._devices = tuple(devices)
+        self._share = 0
+        # the thread of a pool ends with the pool, also where that is only forgotten
+        self._pools = [ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"device-{device}") for device in devices]
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """See `Network`.
+
+        Raises:
+            torch.OutOfMemoryError: Of any replica, when all are finished; so with every other error.
+        """
+        n_windows = windows.shape[0]
+        self._share = max(self._share, -(-n_windows // len(self._networks)))
+        mode = _Mode.current(self._devices[0].type)
+        _settle(windows.device)  # the threads have streams of their own
+        futures: list[Future[torch.Tensor]] = []
+        # a small batch may end before the last replica
+        for number, start in enumerate(range(0, n_windows, self._share)):
+            share = _filled(windows[start : start + self._share], self._share)
+            futures.append(self._pools[number].submit(self._run, number, share, mode))
+        wait(futures)  # an error of one must not meet the others in the middle of their work
+        return torch.cat([future.result() for future in futures])[:n_windows]
+
+    def close(self) -> None:
+        """End the threads; no window can be computed afterwards."""
+        for pool in self._pools:
+            pool.shutdown(wait=True)
+
+    def _run(self, number: int, share: torch.Tensor, mode: "_Mode") -> torch.Tensor:
+        device, first = self._devices[number], self._devices[0]
+        with ExitStack() as stack:
+            mode.enter(stack, device)
+            scores = self._networks[number](share.to(device)).to(first)
+            _settle(device)
+            _settle(first)
+            return scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mode:
+    """What torch keeps a thread: without it a replica would record gradients and leave mixed precision."""
+
+    is_inference: bool
+    has_gradients: bool
+    autocasts: bool
+    autocast_dtype: torch.dtype
+
+    @classmethod
+    def current(cls, device_type: str) -> "_Mode":
+        return cls(
+            is_inference=torch.is_inference_mode_enabled(),
+            has_gradients=torch.is_grad_enabled(),
+            autocasts=torch.is_autocast_enabled(device_type),
+            autocast_dtype=torch.get_autocast_dtype(device_type),
+        )
+
+    def enter(self, stack: ExitStack, device: torch.device) -> None:
+        stack.enter_context(torch.inference_mode(self.is_inference))
+        stack.enter_context(torch.set_grad_enabled(self.has_gradients))
+        stack.enter_context(torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocasts))
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+
+
+def _filled(share: torch.Tensor, size: int) -> torch.Tensor:
+    """A share of `size` windows, the last one repeated."""
+    n_missing = size - share.shape[0]
+    return torch.cat([share, share[-1:].expand(n_missing, *share.shape[1:])]) if n_missing else share
+
+
+def _settle(device: torch.device) -> None:
+    """Wait until what this thread has asked of a device is there for other threads."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
