@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imaging_pipeline.host import now, versions
-from imaging_pipeline.partition import Job
+from imaging_pipeline.job import Job
 from imaging_pipeline.records import SeriesIdentity, SeriesResult, Status
 from imaging_pipeline.results import layout
 from imaging_pipeline.results.dataset import describe_dataset

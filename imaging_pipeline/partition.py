@@ -1,75 +1,33 @@
-"""The chain from one series task to its files and receipt, over an iterator; the one error boundary.
+"""The series of one partition: decoded, segmented and written beside each other; the one error boundary.
 
-Runs in a Spark task or in the calling process: it knows of neither.
+Runs in a Spark task or in the calling process: it knows of neither. While the network works on one series, the next is
+decoded and the one before is compressed and written.
 """
 
-import logging
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from imaging_pipeline.case import Case, closed
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.host import host_name, now, peak_rss_mb, reset_peak_rss, versions
-from imaging_pipeline.records import SeriesIdentity, SeriesResult, SeriesTask, SkippedSeries, Status
-from imaging_pipeline.results import layout
-from imaging_pipeline.results.measure import measure_volumes
-from imaging_pipeline.results.nifti import write_nifti
-from imaging_pipeline.results.receipt import fingerprint, read_receipt, write_receipt
-from imaging_pipeline.results.sidecar import write_sidecar
+from imaging_pipeline.job import Job
+from imaging_pipeline.overlap import Behind, Done, ahead
+from imaging_pipeline.records import SeriesResult, SeriesTask, SkippedSeries, Status
 from imaging_pipeline.segment.bundle import Bundle
-from imaging_pipeline.settings import Settings
 from imaging_pipeline.sources import Source, open_source
-from imaging_pipeline.volume import Volume
-from imaging_pipeline.volume.decode import decode
 
 if TYPE_CHECKING:  # torch loads with the first series that needs it
     from imaging_pipeline.segment.engine import Engine
 
-_REPORT_IT = "this is a fault of imaging_pipeline: please report it with the run's log"
+_DEPTH = 1
+"""Series that are decoded ahead, and that wait to be written: each holds a volume or a mask."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What every series of a run has in common.
-
-    Attributes:
-        out: RESULTS.
-        run_id: Names the run.
-        settings: Resolved settings.
-        bundle: The model; None makes volumes only.
-    """
-
-    out: Path
-    run_id: str
-    settings: Settings
-    bundle: Bundle | None
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model in receipts and index."""
-        return layout.VOLUMES_ONLY if self.bundle is None else self.bundle.name
-
-    def fingerprint(self, identity: SeriesIdentity) -> str:
-        """Digest of all that can change this series' result."""
-        return fingerprint(identity, "" if self.bundle is None else self.bundle.digest, self.settings)
-
-    def result(self, identity: SeriesIdentity, status: Status) -> SeriesResult:
-        """A result with everything filled in that does not depend on the work."""
-        return SeriesResult(
-            identity=identity,
-            status=status,
-            model_name=self.model_name,
-            model_version="" if self.bundle is None else self.bundle.version,
-            model_digest="" if self.bundle is None else self.bundle.digest,
-            settings_digest=self.settings.voxel_digest(),
-            fingerprint=self.fingerprint(identity),
-            host=host_name(),
-            run_id=self.run_id,
-            started_at=now(),
-            versions=versions(),
-        )
+Decoded = Iterator[Done[SeriesTask, Case]]
+Writer = Behind[Case, SeriesResult]
 
 
 def process(
@@ -84,14 +42,16 @@ def process(
         job: What they have in common.
         cores: CPU cores that this task owns; None: all of the process.
         source: Opens the files of a series.
+
+    Yields:
+        Results as they are finished.
     """
-    chain = _Chain(job, cores, source)
-    for task in tasks:
-        earlier = read_receipt(job.out, task.identity.series_key, job.model_name)
-        if earlier is not None and earlier.run_id == job.run_id and earlier.status is Status.DONE:
-            yield earlier
-            continue
-        yield chain.run(task, attempt=1 + (earlier.attempt if earlier is not None else 0))
+    decoded = ahead(tasks, partial(_decoded, job=job, source=source), _DEPTH)
+    writer: Writer = Behind(Case.finish, _DEPTH)
+    with closing(decoded), writer:  # type: ignore[type-var]
+        for _ in _segmented(decoded, writer, job, cores):
+            yield from (done.value() for done in writer.done())
+        yield from (done.value() for done in writer.close())
 
 
 def check_model(job: Job, cores: int | None = None) -> tuple[str, ...]:
@@ -109,9 +69,7 @@ def check_model(job: Job, cores: int | None = None) -> tuple[str, ...]:
     """
     if job.bundle is None:
         return ()
-    from imaging_pipeline.segment.engine import Engine
-
-    foreign = Engine(job.bundle, job.settings, cores).foreign
+    foreign = _open_engine(job, job.bundle, cores).foreign
     return (f"model {job.bundle.name}: {', '.join(foreign)} as MONAI's own objects",) if foreign else ()
 
 
@@ -119,104 +77,68 @@ def skipped_result(skipped: SkippedSeries, job: Job) -> SeriesResult:
     """The result of a series that intake or selection left out."""
     result = job.result(skipped.identity, Status.FAILED if skipped.code.is_failure else Status.SKIPPED)
     result = replace(result, geometry_verdict=skipped.verdict, findings=skipped.findings)
-    return _closed(result, skipped.code, skipped.message, skipped.hint)
+    return closed(result, skipped.code, skipped.message, skipped.hint)
 
 
 def crashed_result(task: SeriesTask, job: Job, cause: str) -> SeriesResult:
     """The result of a series whose worker never came back."""
     result = replace(job.result(task.identity, Status.FAILED), geometry_verdict=task.verdict, findings=task.findings)
     hint = "see the run's log; more memory for the task or --device cpu may help"
-    return _closed(result, Code.WORKER_CRASH, f"the process that worked on it ended: {cause}", hint)
+    return closed(result, Code.WORKER_CRASH, f"the process that worked on it ended: {cause}", hint)
 
 
-def _closed(result: SeriesResult, code: Code, message: str, hint: str) -> SeriesResult:
-    return replace(result, reason_code=code.value, message=message, hint=hint, finished_at=now())
+def _decoded(task: SeriesTask, job: Job, source: Source) -> Case:
+    case = Case(task, job)
+    case.decode(source)
+    return case
 
 
-@dataclass(slots=True)
-class _Chain:
-    """decode → segment → write, for one series after the other."""
+def _segmented(decoded: Decoded, writer: Writer, job: Job, cores: int | None) -> Iterator[None]:
+    """Hand every case to the writer, with its mask where it has one."""
+    cases = _with_volume(decoded, writer)
+    first = next(cases, None)
+    if first is None or job.bundle is None:
+        yield None
+        return
+    began = time.perf_counter()
+    try:
+        engine = _open_engine(job, job.bundle, cores)
+    except Exception as error:
+        for case in chain([first], cases):
+            case.fail(error)
+            writer.put(case)
+            yield None
+        return
+    first.opened_model(time.perf_counter() - began)
+    for case, done in engine.segment_all(chain([first], cases)):
+        if isinstance(done, Exception):
+            case.fail(done)
+        else:
+            case.segmented(engine, done)
+        del done
+        writer.put(case)
+        yield None
 
-    job: Job
-    cores: int | None
-    source: Source
-    engine: "Engine | None" = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, task: SeriesTask, attempt: int) -> SeriesResult:
-        """One series to its receipt."""
-        reset_peak_rss()
-        self.seconds = {}
-        result = replace(self.job.result(task.identity, Status.FAILED), attempt=attempt)
-        result = replace(result, geometry_verdict=task.verdict, findings=task.findings)
-        try:
-            result = self._work(task, result)
-        except PipelineError as error:
-            result = _closed(result, error.code, error.message, error.hint)
-        except MemoryError:
-            message = f"a volume of {task.n_voxels} voxels does not fit into this task's memory"
-            result = _closed(result, Code.OUT_OF_MEMORY, message, "give the task more memory")
-        except Exception as error:
-            logging.getLogger(__name__).exception("series %s", task.identity.series_key)
-            result = _closed(result, Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}", _REPORT_IT)
-        rounded = {stage: round(value, 6) for stage, value in self.seconds.items()}
-        result = replace(result, stage_seconds=rounded, peak_rss_mb=round(peak_rss_mb(), 1))
-        return self._commit(result)
+def _with_volume(decoded: Decoded, writer: Writer) -> Iterator[Case]:
+    """Cases to segment; all others go to the writer as they are."""
+    for done in decoded:
+        case = done.value()
+        if case.goes_on:
+            yield case
+        else:
+            writer.put(case)
 
-    def _work(self, task: SeriesTask, result: SeriesResult) -> SeriesResult:
-        start = time.perf_counter()
-        volume = decode(task, self.source)
-        self._mark("decode", start)
-        result = replace(result, shape=volume.shape, spacing_mm=volume.spacing_mm)
-        if self.job.bundle is None or self.job.settings.output.save_image:
-            result = self._write(volume, layout.image_path(task.identity), result)
-        if self.job.bundle is not None:
-            result = self._segment(volume, self.job.bundle, result)
-        return replace(result, status=Status.DONE, finished_at=now())
 
-    def _segment(self, volume: Volume, bundle: Bundle, result: SeriesResult) -> SeriesResult:
-        start = time.perf_counter()
-        engine = self._engine(bundle)
-        self._mark("open_model", start)
-        segmentation = engine.segment(volume)
-        self.seconds.update(segmentation.stage_seconds)
-        labels = {label.index: label.name for label in bundle.labels}
-        result = replace(
-            result,
-            device=str(engine.device),
-            backend=bundle.weights[0].backend,
-            n_networks=len(bundle.weights),
-            mirror_axes=engine.mirror_axes,
-            peak_device_mb=round(segmentation.peak_device_mb, 1),
-            volumes_ml=measure_volumes(segmentation.mask, labels),
+def _open_engine(job: Job, bundle: Bundle, cores: int | None) -> "Engine":
+    from imaging_pipeline.segment.engine import Engine
+
+    engine = Engine(bundle, job.settings, cores)
+    if job.settings.output.save_probabilities and not engine.gives_probabilities:
+        raise PipelineError(
+            Code.SETTINGS_INVALID,
+            f"{bundle.name} gives no probabilities: its postprocessing does not begin with an activation, Invertd and "
+            "AsDiscreted",
+            "leave --save-probabilities away for this model",
         )
-        path = layout.mask_path(result.identity, bundle.name)
-        return self._write(segmentation.mask, path, replace(result, mask_path=path))
-
-    def _write(self, volume: Volume, path: str, result: SeriesResult) -> SeriesResult:
-        start = time.perf_counter()
-        if path != result.mask_path:
-            result = replace(result, image_path=path)
-        digests = {
-            path: write_nifti(volume, self.job.out / path, self.job.settings.output.gzip_level),
-            layout.sidecar_path(path): write_sidecar(self.job.out, path, result, self.job.bundle),
-        }
-        self._mark("write", start)
-        return replace(result, output_digests={**result.output_digests, **digests})
-
-    def _engine(self, bundle: Bundle) -> "Engine":
-        if self.engine is None:
-            from imaging_pipeline.segment.engine import Engine
-
-            self.engine = Engine(bundle, self.job.settings, self.cores)
-        return self.engine
-
-    def _mark(self, stage: str, start: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def _commit(self, result: SeriesResult) -> SeriesResult:
-        try:
-            write_receipt(self.job.out, result)
-        except PipelineError as error:
-            return _closed(replace(result, status=Status.FAILED), error.code, error.message, error.hint)
-        return result
+    return engine

@@ -250,6 +250,7 @@ class SeriesResult:
         findings: What is unusual about the geometry.
         image_path: Relative to RESULTS; empty where no image was written.
         mask_path: Relative to RESULTS; empty where no mask was written.
+        probabilities_path: Relative to RESULTS; empty where none were asked for.
         fingerprint: Inputs, model, settings that can change a voxel, and package version in one digest.
         shape: Voxels along the written axes (RAS+).
         spacing_mm: Voxel size along the written axes.
@@ -257,6 +258,9 @@ class SeriesResult:
         backend: What ran the network: torch, torchscript, export, onnxruntime or openvino.
         n_networks: Networks whose probabilities were averaged; 1 for a single one.
         mirror_axes: Axes of the model grid about which mirror images were averaged; empty for none.
+        windows_total: Windows of the volume; 0 where the model goes over whole volumes.
+        windows_skipped: Those that were left out because they show air alone.
+        memory_steps: Steps down that the series took for want of memory, in order; empty normally.
         stage_seconds: Stage name to wall seconds.
         output_digests: Path relative to RESULTS to SHA-256.
     """
@@ -270,6 +274,7 @@ class SeriesResult:
     findings: tuple[Finding, ...] = ()
     image_path: str = ""
     mask_path: str = ""
+    probabilities_path: str = ""
     model_name: str = ""
     model_version: str = ""
     model_digest: str = ""
@@ -285,6 +290,9 @@ class SeriesResult:
     backend: str = ""
     n_networks: int = 0
     mirror_axes: tuple[int, ...] = ()
+    windows_total: int = 0
+    windows_skipped: int = 0
+    memory_steps: tuple[str, ...] = ()
     host: str = ""
     run_id: str = ""
     attempt: int = 1

@@ -23,8 +23,9 @@ from imaging_pipeline.intake.listing import check_studies
 from imaging_pipeline.intake.rules import SelectionRules, read_rules
 from imaging_pipeline.intake.selection import select
 from imaging_pipeline.intake.series import group_series
+from imaging_pipeline.job import Job
 from imaging_pipeline.ledger import Ledger, Tally
-from imaging_pipeline.partition import Job, skipped_result
+from imaging_pipeline.partition import skipped_result
 from imaging_pipeline.records import SeriesTask, SkippedSeries, Status
 from imaging_pipeline.results import layout
 from imaging_pipeline.results.receipt import is_done, read_receipt
@@ -142,7 +143,8 @@ def _already_done(task: SeriesTask, job: Job) -> bool:
     key = task.identity.series_key
     receipt = read_receipt(job.out, key, job.model_name)
     wanted = job.fingerprint(task.identity)
-    return is_done(job.out, receipt, wanted, with_image=job.settings.output.save_image)
+    output = job.settings.output
+    return is_done(job.out, receipt, wanted, with_image=output.save_image, with_probabilities=output.save_probabilities)
 
 
 def _execute(plan: Plan, job: Job, runner: Runner, tally: Tally, screen: Screen) -> None:
@@ -226,6 +228,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "segment.tta": lambda: True if arguments.tta else None,
         "models.ensemble": lambda: True if arguments.ensemble else None,
         "output.save_image": lambda: True if arguments.save_image else None,
+        "output.save_probabilities": lambda: True if arguments.save_probabilities else None,
         "force": lambda: True if arguments.force else None,
     }
     return {key: value() for key, value in named.items() if value() is not None}
@@ -249,6 +252,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tta", action="store_true", help="average over mirror images, where the model allows it")
     parser.add_argument("--ensemble", action="store_true", help="average the networks of all folds of the model")
     parser.add_argument("--save-image", action="store_true", help="write the volume beside the mask")
+    parser.add_argument(
+        "--save-probabilities", action="store_true", help="write class probabilities beside the mask (float16, .npy)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show every series and why it is taken or skipped")
     parser.add_argument("--force", action="store_true", help="compute again what is already done")
     parser.add_argument("--quiet", action="store_true", help="nothing but the summary")

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files
-from imaging_pipeline.partition import Job, check_model, process
+from imaging_pipeline.job import Job
+from imaging_pipeline.partition import check_model, process
 from imaging_pipeline.records import HeaderRow, SeriesResult, SeriesTask
 
 

@@ -64,6 +64,7 @@ class OutputSettings(_Section):
     """What is written."""
 
     save_image: bool = Field(False, description="write the decoded volume beside the mask")
+    save_probabilities: bool = Field(False, description="write class probabilities beside the mask, in float16")
     gzip_level: int = Field(1, ge=0, le=9, description="level 1 is four times as fast as 9 at 15 % more bytes")
 
 
@@ -111,7 +112,6 @@ class SegmentSettings(_Section):
     share_batches: bool = Field(True, description="fill batches with windows of the next series")
     sharing_limit_mb: int = Field(512, ge=0, description="prepared volumes that wait for a shared batch")
     tta: bool = Field(False, description="average over mirror images, about the axes that the model's card allows")
-
 
     def air_for(self, bundle: float | Literal["clip"] | None) -> float | Literal["clip"] | None:
         """What counts as air for a bundle that says so itself, or does not (None)."""

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from imaging_pipeline.intake.series import Grouped
-from imaging_pipeline.partition import Job, process
+from imaging_pipeline.job import Job
+from imaging_pipeline.partition import process
 from imaging_pipeline.records import Status
 from imaging_pipeline.results.layout import open_results
 from imaging_pipeline.segment.bundle import Bundle, describe

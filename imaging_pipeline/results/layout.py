@@ -43,6 +43,11 @@ def mask_path(identity: SeriesIdentity, model: str) -> str:
     return f"{_stem(identity)}_seg-{label_of(model)}_dseg.nii.gz"
 
 
+def probabilities_path(identity: SeriesIdentity, model: str) -> str:
+    """Path of the class probabilities relative to RESULTS."""
+    return f"{_stem(identity)}_seg-{label_of(model)}_probseg.npy"
+
+
 def sidecar_path(nifti: str) -> str:
     """Path of the JSON that belongs to a NIfTI."""
     return nifti.removesuffix(".nii.gz") + ".json"

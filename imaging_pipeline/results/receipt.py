@@ -72,7 +72,14 @@ def fingerprint(identity: SeriesIdentity, model_digest: str, settings: Settings)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def is_done(out: Path, receipt: SeriesResult | None, fingerprint: str, *, with_image: bool = False) -> bool:
+def is_done(
+    out: Path,
+    receipt: SeriesResult | None,
+    fingerprint: str,
+    *,
+    with_image: bool = False,
+    with_probabilities: bool = False,
+) -> bool:
     """Whether a series needs no work: done, of the same fingerprint, and every output as it was written.
 
     Args:
@@ -80,12 +87,14 @@ def is_done(out: Path, receipt: SeriesResult | None, fingerprint: str, *, with_i
         receipt: The receipt of the series, if there is one.
         fingerprint: What it must have been made from.
         with_image: The volume itself is wanted too.
+        with_probabilities: So are probabilities.
     """
     return (
         receipt is not None
         and receipt.status is Status.DONE
         and receipt.fingerprint == fingerprint
         and (not with_image or receipt.image_path != "")
+        and (not with_probabilities or receipt.probabilities_path != "")
         and all(digest_of(out / path) == digest for path, digest in receipt.output_digests.items())
     )
 

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imaging_pipeline import __version__
 from imaging_pipeline.records import SeriesResult
 from imaging_pipeline.results.dataset import NOT_FOR_CLINICAL_USE
@@ -11,7 +14,9 @@ from imaging_pipeline.results.publish import publish_json
 from imaging_pipeline.segment.bundle import Bundle
 
 
-def write_sidecar(out: Path, nifti: str, result: SeriesResult, bundle: Bundle | None) -> str:
+def write_sidecar(
+    out: Path, nifti: str, result: SeriesResult, bundle: Bundle | None, affine: NDArray[np.float64]
+) -> str:
     """Write the sidecar of an image or mask; SHA-256 of the file.
 
     It holds nothing that differs between two runs over the same input.
@@ -21,6 +26,7 @@ def write_sidecar(out: Path, nifti: str, result: SeriesResult, bundle: Bundle | 
         nifti: Path of the NIfTI relative to it.
         result: What is known of the series so far.
         bundle: The model that made the mask.
+        affine: (4, 4) of its grid, for probabilities beside it.
     """
     identity = result.identity
     content: dict[str, Any] = {
@@ -46,6 +52,20 @@ def write_sidecar(out: Path, nifti: str, result: SeriesResult, bundle: Bundle | 
                 "Networks": result.n_networks,
                 "MirrorAxes": list(result.mirror_axes),
             },
+            **_probabilities(result, bundle, affine),
             "Notice": NOT_FOR_CLINICAL_USE,
         }
     return publish_json(out / sidecar_path(nifti), content)
+
+
+def _probabilities(result: SeriesResult, bundle: Bundle, affine: NDArray[np.float64]) -> dict[str, Any]:
+    """What a NumPy file cannot say of itself."""
+    if not result.probabilities_path:
+        return {}
+    return {
+        "Probabilities": {
+            "File": Path(result.probabilities_path).name,
+            "Affine": affine.tolist(),
+            "Channels": {label.name: label.index for label in bundle.labels},
+        }
+    }

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,18 @@ from imaging_pipeline.volume.types import Volume
 
 _TRIAL_SHAPE = (48, 64, 40)
 
-Key = TypeVar("Key")
+
+class Subject(Protocol):
+    """Something with a volume to segment."""
+
+    def hand_over(self) -> Volume:
+        """The volume, once; the subject keeps nothing of it."""
+
+    def sink(self) -> Sink | None:
+        """What takes probabilities, if they are wanted."""
+
+
+AnySubject = TypeVar("AnySubject", bound=Subject)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +54,6 @@ class Segmentation:
     n_windows: int = 0
     n_skipped: int = 0
     memory_steps: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, kw_only=True)
-class _Case(Generic[Key]):
-    """A volume that has been taken in."""
-
-    key: Key
-    attempt: Attempt | None
-    error: Exception | None
 
 
 class Engine:
@@ -108,47 +110,42 @@ class Engine:
         Raises:
             PipelineError: `too-large`, or `grid-mismatch` where the bundle does not return to the native grid.
         """
-        for _, done in self.segment_all([(None, volume, sink)]):
-            if isinstance(done, Exception):
-                raise done
-            return done
-        raise AssertionError("one volume in, none out")
+        [(_, done)] = self.segment_all([_One(volume, sink)])
+        if isinstance(done, Exception):
+            raise done
+        return done
 
-    def segment_all(
-        self, volumes: Iterable[tuple[Key, Volume, Sink | None]]
-    ) -> Iterator[tuple[Key, Segmentation | Exception]]:
+    def segment_all(self, subjects: Iterable[AnySubject]) -> Iterator[tuple[AnySubject, Segmentation | Exception]]:
         """Segment volumes one after the other; the windows of several may share a batch.
 
         Args:
-            volumes: Key, volume, and what takes its probabilities. A volume is taken in when the one before it is
-                done, or when its windows are wanted for a batch.
+            subjects: A volume is taken in when the one before it is done, or when its windows are wanted for a batch.
 
         Yields:
-            Key and result, or what went wrong with this volume, in order.
+            Subject and result, or what went wrong with this volume, in order.
         """
         reset_peak(self.device)
-        source, waiting = iter(volumes), deque[_Case[Key]]()
+        source, waiting = iter(subjects), deque[_Entry[AnySubject]]()
 
         def more() -> bool:
-            taken = sum(case.attempt.prepared_bytes for case in waiting if case.attempt is not None)
+            taken = sum(entry.attempt.prepared_bytes for entry in waiting if entry.attempt is not None)
             if taken > self._machine.sharing_bytes:
                 return False
-            case = self._take_in(source)
-            if case is not None:
-                waiting.append(case)
-            return case is not None
+            entry = self._take_in(source)
+            if entry is not None:
+                waiting.append(entry)
+            return entry is not None
 
         self._machine.more = more
         try:
             while waiting or more():
-                case = waiting.popleft()
-                yield case.key, self._finish(case)
-                del case
+                entry = waiting.popleft()
+                yield entry.subject, self._finish(entry)
         finally:
             self._machine.more = None
-            for case in waiting:
-                if case.attempt is not None:
-                    case.attempt.close()
+            for entry in waiting:
+                if entry.attempt is not None:
+                    entry.attempt.close()
 
     def try_out(self) -> str:
         """Segment a small volume of noise; what came of it, in one line.
@@ -161,22 +158,21 @@ class Engine:
         size = " x ".join(map(str, done.mask.shape))
         return f"{size} voxels of noise to {done.mask.array.dtype} labels in {sum(done.stage_seconds.values()):.2f} s"
 
-    def _take_in(self, source: Iterator[tuple[Key, Volume, Sink | None]]) -> _Case[Key] | None:
+    def _take_in(self, source: Iterator[AnySubject]) -> "_Entry[AnySubject] | None":
         with self._machine.outside():
-            found = next(source, None)
-        if found is None:
-            return None
-        key, volume, sink = found
-        with self._machine.outside():
+            subject = next(source, None)
+            if subject is None:
+                return None
             try:
-                return _Case(key=key, attempt=Attempt(self._machine, volume, sink), error=None)
+                attempt = Attempt(self._machine, subject.hand_over(), subject.sink())
+                return _Entry(subject=subject, attempt=attempt, error=None)
             except Exception as error:
-                return _Case(key=key, attempt=None, error=error)
+                return _Entry(subject=subject, attempt=None, error=error)
 
-    def _finish(self, case: _Case[Key]) -> Segmentation | Exception:
-        attempt = case.attempt
+    def _finish(self, entry: "_Entry[AnySubject]") -> Segmentation | Exception:
+        attempt = entry.attempt
         if attempt is None:
-            return case.error if case.error is not None else AssertionError("neither result nor error")
+            return entry.error or AssertionError("neither volume nor error")
         try:
             mask = attempt.labels()
         except Exception as error:
@@ -192,3 +188,25 @@ class Engine:
             n_skipped=attempt.n_skipped,
             memory_steps=tuple(attempt.steps),
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry(Generic[AnySubject]):
+    """A volume that has been taken in."""
+
+    subject: AnySubject
+    attempt: Attempt | None
+    error: Exception | None
+
+
+class _One:
+    """A volume by itself."""
+
+    def __init__(self, volume: Volume, sink: Sink | None) -> None:
+        self._volumes, self._sink = [volume], sink
+
+    def hand_over(self) -> Volume:
+        return self._volumes.pop()
+
+    def sink(self) -> Sink | None:
+        return self._sink

@@ -19,7 +19,8 @@ from imaging_pipeline.bins import deal
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.headers import read_file, read_header
 from imaging_pipeline.intake.listing import detours, list_passed_over
-from imaging_pipeline.partition import Job, check_model, crashed_result, process
+from imaging_pipeline.job import Job
+from imaging_pipeline.partition import check_model, crashed_result, process
 from imaging_pipeline.records import FileRef, HeaderRow, SeriesResult, SeriesTask
 from imaging_pipeline.results.receipt import follow_receipts, write_receipt
 from imaging_pipeline.rows import from_batch, schema_of, to_batch

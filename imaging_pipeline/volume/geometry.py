@@ -30,14 +30,30 @@ def affine_lps(task: SeriesTask) -> NDArray[np.float64]:
 def to_canonical(planes: NDArray[Any], task: SeriesTask) -> Volume:
     """Planes as acquired, put on the axes closest to RAS+ without touching a value.
 
+    Axes are turned round within the array: a view that runs backwards would have to be copied sooner or later.
+
     Args:
-        planes: (slice, row, column) array in the order of `task.slices`.
+        planes: (slice, row, column) array in the order of `task.slices`; it is changed.
         task: The series that it was decoded from.
 
     Returns:
-        A view of the array with its affine.
+        A view of the array, its axes permuted, with its affine.
     """
     array = planes.transpose(2, 1, 0)
     affine = _LPS_TO_RAS @ affine_lps(task)
     orientation = io_orientation(affine)
-    return Volume(array=apply_orientation(array, orientation), affine=affine @ inv_ornt_aff(orientation, array.shape))
+    along_column, along_row, along_slice = (bool(direction < 0) for direction in orientation[:, 1])
+    _turn(planes, along_slice, (slice(None, None, -1 if along_row else 1), slice(None, None, -1 if along_column else 1)))
+    turned = np.stack((orientation[:, 0], np.ones(3)), axis=1)
+    return Volume(array=apply_orientation(array, turned), affine=affine @ inv_ornt_aff(orientation, array.shape))
+
+
+def _turn(planes: NDArray[Any], reverse: bool, within: tuple[slice, slice]) -> None:
+    """Turn every plane, and their order; two planes are copied at a time."""
+    if not reverse and within == (slice(None, None, 1),) * 2:
+        return
+    n_planes = len(planes)
+    for low in range((n_planes + 1) // 2 if reverse else n_planes):
+        high = n_planes - 1 - low if reverse else low
+        first, last = planes[low][within].copy(), planes[high][within].copy()
+        planes[high], planes[low] = first, last
