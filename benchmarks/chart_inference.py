@@ -26,7 +26,7 @@ STYLES = {
 }
 """Label, colour (Okabe and Ito: told apart by colour-blind readers), marker and line of a system."""
 
-MEASURES = {"seconds": (1.0, "seconds"), "peak_rss_mb": (1024.0, "peak memory, GiB")}
+MEASURES = {"seconds": (1.0, "seconds"), "high_water_mb": (1024.0, "peak memory of the process, GiB")}
 CLASSES = 14
 
 RowFigures = Mapping[str, Any]
@@ -94,7 +94,8 @@ def _panel(axes: Axes, rows: Sequence[RowFigures], against: str, measure: str, u
     axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
+    axes.margins(x=0.2)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -19,7 +19,7 @@ STAGES = {"open_model": "open", "decode": "load", "postprocess": "restore"}
 
 NOTES = (
     "equal_voxels: share of native voxels with the label of the system in compared_with",
-    "seconds_without_import: without start of Python and import of packages; other_s: seconds of no stage",
+    "seconds_without_import: without start of Python and import of packages; other_s: in no stage, the exit included",
     "forward_s: within network_s, the network alone, without cutting out and adding up windows (peers on the CPU)",
     "high_water_mb: most that the process held by its own account, not missed between two looks",
     "network_share: network_s / seconds; gflops: windows run x operations of the network in a window / network_s",
@@ -106,7 +106,7 @@ def _told(system: str, out: Path) -> dict[str, Any]:
         "windows": sum(result.get("windows_total") or 0 for result in results) - skipped,
         "windows_skipped": skipped,
         "forward_seconds": 0.0,
-        "high_water_mb": told["high_water_mb"],
+        "high_water_mb": max(told["high_water_mb"], *(result["peak_rss_mb"] for result in results)),
         "peak_device_mb": max((result["peak_device_mb"] for result in results), default=0.0),
     }
 

@@ -5,12 +5,12 @@ python -m benchmarks.ours_inference FIGURES STUDY --out OUT [options of imaging_
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
 
 import imaging_pipeline.segment.engine  # noqa: F401  the command imports it with the first series
+from imaging_pipeline.host import peak_rss_mb
 from imaging_pipeline.run import main as run
 
 STARTED = "BENCH_STARTED"  # as in peer_inference, which imports what is not needed here
@@ -21,8 +21,7 @@ def main() -> int:
     import_seconds = time.time() - float(os.environ.get(STARTED, time.time()))
     file, *arguments = sys.argv[1:]
     code = run(arguments)
-    high_water_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Path(file).write_text(json.dumps({"stages": {"import": import_seconds}, "high_water_mb": high_water_mb}))
+    Path(file).write_text(json.dumps({"stages": {"import": import_seconds}, "high_water_mb": peak_rss_mb()}))
     return code
 
 

@@ -12,7 +12,6 @@ Prints one line of JSON, and keeps it as OUT/figures.json beside a mask for each
 import argparse
 import json
 import os
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -28,8 +27,16 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import Activationsd, AsDiscreted, Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd
-from monai.transforms import SaveImaged
+from monai.transforms import (
+    Activationsd,
+    AsDiscreted,
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    LoadImaged,
+    Orientationd,
+    SaveImaged,
+)
 
 FIGURES = "figures.json"
 STARTED = "BENCH_STARTED"
@@ -182,11 +189,17 @@ def publish(meter: Meter, out: Path) -> None:
         "stages": dict(meter.seconds),
         "windows": meter.windows,
         "forward_seconds": meter.forward_seconds,
-        "high_water_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "high_water_mb": peak_rss_mb(),
         "peak_device_mb": torch.cuda.max_memory_allocated(meter.device) / 2**20 if cuda else 0.0,
     }
     (out / FIGURES).write_text(json.dumps(content))
     print(json.dumps(content))
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process in MiB; ru_maxrss would count the parent's, as the kernel hands it on."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 
 
 def _prepared(image: MetaTensor, prepare: Compose) -> tuple[MetaTensor, MetaTensor]:

@@ -14,6 +14,7 @@ from imaging_pipeline.volume import Volume
 
 _ORTHOGONAL = 1e-3
 _PART_BYTES = 8 << 20
+_DATA_OFFSET = 352
 
 _GZIP = 31
 """zlib's window size of 15 with a gzip header, which then holds neither time nor name."""
@@ -37,13 +38,15 @@ def write_nifti(volume: Volume, path: Path, gzip_level: int) -> str:
     image.header.set_xyzt_units("mm", "sec")
     image.set_sform(volume.affine, code=1)
     image.set_qform(volume.affine, code=1 if _is_orthogonal(volume) else 0)
+    image.header.set_data_offset(_DATA_OFFSET)
+    image.header.set_slope_inter(1, 0)
     return publish(path, _compressed(image.header, volume.array, gzip_level))
 
 
 def _compressed(header: nib.Nifti1Header, array: NDArray[Any], level: int) -> Iterator[bytes]:
     """The file in parts of some planes: neither its bytes nor a copy of the array are in memory as a whole."""
     deflate = zlib.compressobj(level, zlib.DEFLATED, _GZIP)
-    yield deflate.compress(header.binaryblock + b"\0\0\0\0")  # no extensions
+    yield deflate.compress(header.binaryblock.ljust(_DATA_OFFSET, b"\0"))  # no extensions
     n_planes = max(_PART_BYTES // max(array[..., 0].nbytes, 1), 1)
     for first in range(0, array.shape[2], n_planes):
         yield deflate.compress(array[:, :, first : first + n_planes].tobytes("F"))

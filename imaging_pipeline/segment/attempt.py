@@ -145,10 +145,10 @@ class Attempt:
             n_native=self._grid.array.size,
         )
         for device in dict.fromkeys((self._rung.device, self._rung.sums_device)):
-            needed = load.bytes_on(self._rung, device) >> 20
-            free = available_bytes(device, self._machine.settings.memory_limit_mb) >> 20
+            needed = load.bytes_on(self._rung, device)
+            free = available_bytes(device, self._machine.settings.memory_limit_mb)
             if needed > free:
-                return f"needs about {needed} MiB on {device}, {free} MiB are free"
+                return f"needs about {needed / 2**20:.0f} MiB on {device}, {free / 2**20:.0f} MiB are free"
         return ""
 
     def _step_down(self, reason: str) -> None:

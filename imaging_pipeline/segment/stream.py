@@ -123,8 +123,13 @@ class WindowStream:
 
     def scores(self) -> Scores:
         """All of the volume's scores, to be asked for plane by plane."""
+        if not self._windows:  # all of it is background
+            self.n_channels = max(self.n_channels, 1)
         while not self.n_channels and self.error is None:
-            self._advance(self)
+            if self._todo:
+                self._advance(self)
+            else:
+                self._next_slab()
         if self.error is not None:
             raise self.error
         return Scores(
@@ -136,6 +141,7 @@ class WindowStream:
             in_order=True,
         )
 
+    @torch.inference_mode()
     def _planes(self, axis: int, start: int, stop: int) -> torch.Tensor:
         """Final scores of planes; see `Source`."""
         assert axis == self.axis, f"planes come along axis {self.axis}, not {axis}"

@@ -69,6 +69,11 @@ class Separable(Move):
         """Each axis makes copies."""
         return True
 
+    def follow(self, axis: int) -> tuple[int, bool]:
+        """Where an axis of the old grid lies; see `Move`."""
+        taps = self.taps[axis]
+        return axis, taps is not None and taps.index.numel() > 0 and bool(taps.index[0, 0] > taps.index[0, -1])
+
     def slab(self, source: Source, axis: int, start: int, stop: int) -> torch.Tensor:
         """A slab of the new grid; see `Move`."""
         taps = list(self.taps)
@@ -128,6 +133,10 @@ class Sampled(Move):
     def slabwise(self) -> bool:
         """Places take six times the memory of a channel."""
         return True
+
+    def follow(self, axis: int) -> tuple[int, bool]:
+        """Where an axis of the old grid lies; see `Move`."""
+        return axis, bool(self.theta[2 - axis, 2 - axis] < 0)
 
     def slab(self, source: Source, axis: int, start: int, stop: int) -> torch.Tensor:
         """A slab of the new grid, read from the slab of the old one that it reaches; see `Move`."""
