@@ -14,6 +14,7 @@ of the CT cases has random weights. Needs neither Spark nor Java.
 
 import argparse
 import importlib.util
+import math
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases_inference import CASES, CROPS_NAME, QUICK, Case, flops_of, hippocampus_case, make_case
+from benchmarks.cases_inference import CASES, CROPS_NAME, QUICK, WINDOW, Case, flops_of, hippocampus_case, make_case
 from benchmarks.figures_inference import NOTES, OURS, Runs
 from benchmarks.harness import Options, Row, report, summarise
 from benchmarks.measure import Command, Measurement, measure
@@ -144,13 +145,14 @@ def _need_mb(case: Case, name: str) -> float:
     """Memory beyond start-up by what a system holds at once; that of ours is not for us to guess."""
     if name == OURS:
         return 0.0
-    native, grid = case.native_voxels, case.grid_voxels
+    native, grid, (system, windows) = case.native_voxels, case.grid_voxels, PEERS[name]
     bytes_of = {
         "written": case.n_classes * 4 * (3 * native + grid) + 8 * native,
         "thrifty": case.n_classes * 4 * 2 * grid + 28 * native,
         "nnunet": case.n_classes * 2 * (native + 2 * grid) + 40 * native,
     }
-    return bytes_of[PEERS[name][0]] / 2**20
+    activations = windows * math.prod(WINDOW) * 4 * (16 + case.n_classes)
+    return (bytes_of[system] + activations) / 2**20
 
 
 def _command(case: Case, name: str, out: Path, arguments: argparse.Namespace) -> Command:

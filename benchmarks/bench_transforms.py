@@ -36,7 +36,7 @@ from monai.transforms import (
 
 from benchmarks.harness import Row, interleave, parse_options, report, summarise
 from benchmarks.measure import Command, Measurement
-from imaging_pipeline.segment.transforms import compile_chain
+from imaging_pipeline.segment.transforms import compile_chain, in_memory
 
 OURS, MONAI = "imaging_pipeline", "MONAI"
 CHAINS = ("blend", "nearest")
@@ -123,7 +123,7 @@ def _one(system: str, chain: str, shape: tuple[int, ...], file: Path) -> Figures
         pred = MetaTensor(scores, meta=dict(on_grid.meta), applied_operations=on_grid.applied_operations)
         labels = after({**prepared, "pred": pred})["pred"]
     else:
-        labels = ours.finish(scores, prepared)
+        labels = ours.finish(in_memory(scores), prepared)
     finish_seconds = time.perf_counter() - start
     peak_mb = max(peak_mb, _status_mb("VmHWM") - before_mb)
     np.save(file.with_suffix(".npy"), labels.as_tensor().numpy().astype(np.uint8))

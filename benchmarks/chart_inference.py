@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 STYLES = {
     "ours": ("imaging_pipeline", "#0072B2", "o", "-"),
-    "written1": ("MONAI as written, 1 window a batch", "#D55E00", "s", "-"),
+    "written1": ("MONAI as written, 1 window", "#D55E00", "s", "-"),
     "written4": ("MONAI as written, 4 windows", "#D55E00", "D", "--"),
     "thrifty1": ("MONAI, argmax first, 1 window", "#009E73", "^", "-"),
     "thrifty4": ("MONAI, argmax first, 4 windows", "#009E73", "v", "--"),
@@ -64,7 +64,9 @@ def draw(rows: Sequence[RowFigures], path: Path) -> None:
         line[1].set(xlabel=f"classes ({n_slices} slices)", ylabel=name)
     handles, labels = _legend(panels.flat)
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"DICOM to NIfTI: same UNet, weights and windows, network grid of {grid_mm:g} mm; lower is better")
+    figure.suptitle(
+        f"DICOM to NIfTI: same UNet, weights and windows, network grid of {grid_mm:g} mm; windows a batch as named"
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -80,7 +82,7 @@ def _panel(axes: Axes, rows: Sequence[RowFigures], against: str, measure: str, u
     absent = sorted({(row[against], row["system"]) for row in rows if not row["repeats"]})
     for rank, (value, system) in enumerate(absent):
         axes.annotate(
-            f"{STYLES[system][0].split(',')[0]}: not run ",
+            f"{STYLES[system][0]}: not run ",
             (value, 1 - 0.06 * rank),
             xycoords=("data", "axes fraction"),
             ha="right",

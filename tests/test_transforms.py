@@ -37,7 +37,7 @@ from monai.transforms import (
 )
 from numpy.typing import NDArray
 
-from imaging_pipeline.segment.transforms import compile_chain, geometry
+from imaging_pipeline.segment.transforms import compile_chain, geometry, in_memory
 
 Affine = NDArray[np.float64]
 
@@ -121,7 +121,7 @@ def both(
     assert torch.equal(given, image)
     scores = scores_for(prepared.image, n)
     kept = scores.clone()
-    ours = chain.finish(scores, prepared)
+    ours = chain.finish(in_memory(scores), prepared)
     assert torch.equal(scores, kept)
     return ours, theirs, chain.foreign
 
@@ -294,9 +294,9 @@ def test_slabs_and_classes_that_win_nowhere_leave_the_labels_as_they_are(
     scores = scores_for(prepared.image, 12)
     scores[1::2] -= 25
     scores[:, :9, :, 3:] -= 15 * torch.arange(12)[:, None, None, None] % 4
-    at_once = chain.finish(scores, prepared)
+    at_once = chain.finish(in_memory(scores), prepared)
     monkeypatch.setattr(geometry, "_SLAB_VALUES", 5000)
-    assert torch.equal(chain.finish(scores, prepared), at_once)
+    assert torch.equal(chain.finish(in_memory(scores), prepared), at_once)
     theirs_prepared = pre({"image": volume(AFFINES[affine])})["image"]
     pred = MetaTensor(scores, meta=dict(theirs_prepared.meta))
     assert_same_labels(at_once, Compose(steps)({"image": theirs_prepared, "pred": pred})["pred"], ties=2e-4)
@@ -428,7 +428,7 @@ def test_components_are_those_of_monai(step: Any, labels: NDArray[Any]) -> None:
         values = torch.from_numpy(case.astype(np.float32))
         theirs = deepcopy(step)({"pred": MetaTensor(values.clone())})["pred"]
         chain = compile_chain(Compose([]), Compose([step]))
-        ours = chain.finish(values, chain.prepare(MetaTensor(torch.zeros(1, *labels.shape))))
+        ours = chain.finish(in_memory(values), chain.prepare(MetaTensor(torch.zeros(1, *labels.shape))))
         assert chain.foreign == ()
         assert_same_labels(ours, theirs)
 
@@ -527,7 +527,7 @@ def test_nested_chains_are_one_and_lazy_ones_stay_with_monai() -> None:
     prepared, theirs = monai_alone(lazy, after, volume(LPI), 4)
     ours_prepared = chain.prepare(volume(LPI))
     assert_same_image(ours_prepared.image, prepared)
-    assert_same_image(chain.finish(scores_for(prepared, 4), ours_prepared), theirs)
+    assert_same_image(chain.finish(in_memory(scores_for(prepared, 4)), ours_prepared), theirs)
 
 
 def test_other_keys_are_left_out_where_they_may_be_missing() -> None:
@@ -562,4 +562,4 @@ def test_scores_of_half_precision_and_of_inference_mode_are_taken() -> None:
     theirs_prepared = pre({"image": volume(LPI)})["image"]
     pred = MetaTensor(scores.clone(), meta=dict(theirs_prepared.meta))
     theirs = after({"image": theirs_prepared, "pred": pred})["pred"]
-    assert_same_labels(chain.finish(scores, prepared), theirs, ties=1e-3)
+    assert_same_labels(chain.finish(in_memory(scores), prepared), theirs, ties=1e-3)

@@ -15,7 +15,7 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.bundle import describe
 from imaging_pipeline.segment.manifest import MANIFEST, check_manifest, write_manifest
 from imaging_pipeline.segment.model import open_model
-from imaging_pipeline.settings import ROOT, ModelSettings
+from imaging_pipeline.settings import ROOT, ModelSettings, SegmentSettings
 from tests.bundles import edit, random_network, write_bundle
 from tests.conftest import Finished
 
@@ -99,7 +99,7 @@ SPOILT = ("tampered-weights", "added-script", "config-gone", "pickle-payload", "
 def test_a_spoilt_model_is_refused_with_its_own_code(what: str, bundle: Path) -> None:
     code = spoil(bundle, what)
     with pytest.raises(PipelineError) as refused:
-        open_model(describe("tiny", trusting(bundle)), CPU)
+        open_model(describe("tiny", trusting(bundle)), CPU, SegmentSettings())
     assert refused.value.code is code
     assert "\n" not in refused.value.message
     assert not (bundle / "ran").exists()
@@ -175,7 +175,7 @@ def test_a_bundle_that_changes_after_the_run_began_is_not_opened(bundle: Path) -
     described = describe("tiny", trusting(bundle))
     torch.save(random_network(7).state_dict(), bundle / "models" / "model.pt")
     with pytest.raises(PipelineError, match="the run began with") as refused:
-        open_model(described, CPU)
+        open_model(described, CPU, SegmentSettings())
     assert refused.value.code is Code.MODEL_DIGEST_MISMATCH
 
 

@@ -43,7 +43,9 @@ def to_canonical(planes: NDArray[Any], task: SeriesTask) -> Volume:
     affine = _LPS_TO_RAS @ affine_lps(task)
     orientation = io_orientation(affine)
     along_column, along_row, along_slice = (bool(direction < 0) for direction in orientation[:, 1])
-    _turn(planes, along_slice, (slice(None, None, -1 if along_row else 1), slice(None, None, -1 if along_column else 1)))
+    _turn(
+        planes, along_slice, (slice(None, None, -1 if along_row else 1), slice(None, None, -1 if along_column else 1))
+    )
     turned = np.stack((orientation[:, 0], np.ones(3)), axis=1)
     return Volume(array=apply_orientation(array, turned), affine=affine @ inv_ornt_aff(orientation, array.shape))
 

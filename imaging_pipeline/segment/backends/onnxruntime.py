@@ -1,5 +1,6 @@
-"""ONNX files by onnxruntime."""
+"""ONNX files, or torch modules, by onnxruntime."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,24 @@ def load(path: Path, device: torch.device) -> Network:
         raise PipelineError(
             Code.DEVICE_NOT_FOUND, f"onnxruntime {onnxruntime.__version__} has no CUDA", "pip install onnxruntime-gpu"
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     faults: tuple[type[Exception], ...] = (RuntimeError, ValueError, OSError, *_own_faults())
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[_on(provider, device)])
+        return _OnnxNetwork(_session(str(path), _on(provider, device)))
     except faults as error:
         raise unreadable(path, error) from None
-    return _OnnxNetwork(session)
+
+
+def convert(module: torch.nn.Module, window: torch.Tensor) -> Network:
+    """Run a torch module on the CPU, for windows of one shape, without a file.
+
+    Args:
+        module: Gives one tensor.
+        window: (1, C, I, J, K) example; only windows of this shape can be run, any number of them.
+    """
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    program = torch.onnx.export(module, (window,), dynamo=True, verbose=False)
+    assert program is not None
+    return _SingleWindows(_OnnxNetwork(_session(program.model_proto.SerializeToString(), "CPUExecutionProvider")))
 
 
 class _OnnxNetwork:
@@ -54,6 +63,28 @@ class _OnnxNetwork:
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         (scores,) = self._session.run([self._output], {self._input: windows.float().contiguous().cpu().numpy()})
         return torch.from_numpy(scores).to(windows.device)
+
+
+class _SingleWindows:
+    """A network that takes one window at a time."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        scores = [self._network(window) for window in windows.split(1)]
+        return scores[0] if len(scores) == 1 else torch.cat(scores)
+
+
+def _session(model: str | bytes, provider: Any) -> Any:
+    """A session over a file's name, or the content of one."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=[provider])
 
 
 def _on(provider: str, device: torch.device) -> Any:

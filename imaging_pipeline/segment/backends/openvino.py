@@ -1,5 +1,6 @@
-"""ONNX or OpenVINO IR files by OpenVINO, on the CPU."""
+"""ONNX or OpenVINO IR files, or torch modules, by OpenVINO on the CPU."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,28 @@ def load(path: Path, device: torch.device) -> Network:
     Raises:
         PipelineError: `weights-unsafe` for a file that OpenVINO does not read, `device-not-found` on another device.
     """
-    import openvino
-
+    openvino = _openvino()
     if device.type != "cpu":
         raise PipelineError(Code.DEVICE_NOT_FOUND, f"openvino runs on the CPU, not on {device}", "use --device cpu")
-    settings = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",  # the same labels as the state dict's; bf16 is slower without AMX
-        "PERFORMANCE_HINT": "LATENCY",
-    }
     try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        compiled = openvino.Core().compile_model(str(path), "CPU", _settings())
     except (RuntimeError, ValueError, OSError) as error:
         raise unreadable(path, error) from None
     return _OpenvinoNetwork(compiled)
+
+
+def convert(module: torch.nn.Module, window: torch.Tensor) -> Network:
+    """Compile a torch module for windows of one shape, without a file.
+
+    Args:
+        module: Gives one tensor.
+        window: (1, C, I, J, K) example; only windows of this shape can be run, any number of them.
+    """
+    openvino = _openvino()
+    # OpenVINO's own tracing would run the module four times
+    traced = torch.jit.trace(module, window, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+    model = openvino.convert_model(traced, example_input=window, input=[list(window.shape)])
+    return _StaticNetwork(openvino.Core().compile_model(model, "CPU", _settings()))
 
 
 class _OpenvinoNetwork:
@@ -48,3 +57,39 @@ class _OpenvinoNetwork:
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         outputs = self._request.infer([windows.float().contiguous().numpy()], share_inputs=True)
         return torch.from_numpy(outputs[0].copy())
+
+
+class _StaticNetwork:
+    """A model compiled for single windows; scores are written where the caller gets them."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._shape = tuple(compiled.output(0).shape)[1:]
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        scores = torch.empty(len(windows), *self._shape)
+        for window, place in zip(windows.float().contiguous().split(1), scores.split(1), strict=True):
+            self._request.set_input_tensor(0, _shared(window))
+            self._request.set_output_tensor(0, _shared(place))
+            self._request.infer()
+        return scores
+
+
+def _shared(tensor: torch.Tensor) -> Any:
+    return _openvino().Tensor(tensor.numpy(), shared_memory=True)
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",  # the same labels as the state dict's; bf16 is slower without AMX
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+
+def _openvino() -> Any:
+    """The package without its telemetry, which reports every import and conversion to its maker unless opted out."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino

@@ -7,7 +7,7 @@ Placed layers need neither: one device computes at a time, and memory adds up, w
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -73,7 +73,7 @@ class _Together(TorchFunctionMode):
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._order = {device: number for number, device in enumerate(devices)}
 
     def __torch_function__(
@@ -91,7 +91,7 @@ class _Together(TorchFunctionMode):
 
 
 def _is_layer(module: torch.nn.Module) -> bool:
-    return any(True for _ in _own_tensors(module))
+    return bool(_own_tensors(module))
 
 
 def _own_tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -105,9 +105,7 @@ def _costs(module: torch.nn.Module, layers: dict[str, torch.nn.Module], window: 
     return {name: weights[name] + outputs.get(name, 0) for name in dict.fromkeys([*outputs, *layers])}
 
 
-def _output_bytes(
-    module: torch.nn.Module, names: Sequence[str] | dict[str, Any], window: Sequence[int]
-) -> dict[str, int]:
+def _output_bytes(module: torch.nn.Module, names: Iterable[str], window: Sequence[int]) -> dict[str, int]:
     """Bytes that each layer gives out, in the order of use, of a copy without memory; empty where torch cannot tell."""
     used: dict[str, int] = {}
 
@@ -150,10 +148,10 @@ def _numbers(costs: Sequence[int], limit: int) -> list[int]:
 
 def _place(layer: torch.nn.Module, device: torch.device) -> None:
     """Move a layer's own tensors, and from now on what it is called with."""
-    for name, tensor in layer.named_parameters(recurse=False):
-        setattr(layer, name, torch.nn.Parameter(tensor.detach().to(device), requires_grad=False))
-    for name, tensor in layer.named_buffers(recurse=False):
-        setattr(layer, name, tensor.to(device))
+    for name, tensor in _own_tensors(layer):
+        moved = tensor.detach().to(device)
+        is_weight = isinstance(tensor, torch.nn.Parameter)
+        setattr(layer, name, torch.nn.Parameter(moved, requires_grad=False) if is_weight else moved)
     layer.register_forward_pre_hook(lambda _, args, kwargs: _moved((args, kwargs), device), with_kwargs=True)
 
 

@@ -62,7 +62,9 @@ def line_of(taps: Taps | None, old: int, *, device: torch.device, whole: bool = 
     )
 
 
-def largest_between(values: torch.Tensor, axis: int, lines: Sequence[Line], dtype: torch.dtype) -> torch.Tensor:
+def largest_between(
+    values: torch.Tensor, axis: int, lines: Sequence[Line], numbers: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
     """The channel with the largest value in each voxel of a new grid, linearly between values on the old one.
 
     Interpolated values are means of those at corners. Where one channel is the largest at all corners of a block, it
@@ -73,32 +75,45 @@ def largest_between(values: torch.Tensor, axis: int, lines: Sequence[Line], dtyp
         values: (C, I, J, K), a slab of the old grid.
         axis: The one that is cut.
         lines: Blocks along each axis; a single one along `axis`.
+        numbers: (C,) what to call the channels; the first is 0.
         dtype: Of labels.
 
     Returns:
-        (I', J', K') channels.
+        (I', J', K') of the dtype.
     """
     values = values.contiguous()
     first, second = (n for n in range(3) if n != axis)
     a, s, b = lines[first], lines[axis], lines[second]
-    n_a, n_b = len(a.corner), len(b.corner)
     strides = values.stride()[1:]
-    corners = (
-        (a.corner * strides[first])[:, None, :, None, None]
-        + (s.corner[0] * strides[axis])[None, None, None, :, None]
-        + (b.corner * strides[second])[None, :, None, None, :]
-    ).view(n_a * n_b, -1)
+    steps = (a.corner * strides[first], s.corner[0] * strides[axis], b.corner * strides[second])
     flat = values.flatten(1)
-    labels = flat.max(0).indices.to(dtype)  # on CPU, argmax is four times as slow
-    at_corners = labels[corners]
-    lowest, highest = at_corners.aminmax(dim=1)
+    labels = flat.max(0).indices  # on CPU, argmax is four times as slow
+    lowest, highest = _ends(labels.view(values.shape[1:]).to(dtype), axis, a, b)
     shape = (a.weight.shape[1], s.weight.shape[1], b.weight.shape[1])
-    found = lowest[:, None].expand(-1, shape[0] * shape[1] * shape[2]).contiguous()
+    found = numbers.to(dtype)[lowest.long()][:, None].expand(-1, shape[0] * shape[1] * shape[2]).contiguous()
     mixed = (lowest != highest).nonzero()[:, 0]
     for part in mixed.split(_BLOCKS_CUDA if values.is_cuda else _BLOCKS) if len(mixed) else ():
-        part, winners = _mixed(flat, part, corners[part], at_corners[part].long(), (a, s, b), dtype)
-        found[part] = winners.flatten(1)
-    return _assembled(found.view(n_a, n_b, *shape), (a, s, b), axis)
+        corners = _corners(part, steps)
+        blocks, winners = _mixed(flat, part, corners, labels[corners], (a, s, b), numbers.to(dtype))
+        found[blocks] = winners.flatten(1)
+    return _assembled(found.view(len(a.corner), len(b.corner), *shape), (a, s, b), axis)
+
+
+def _ends(labels: torch.Tensor, axis: int, a: Line, b: Line) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lowest and highest label at the corners of each block."""
+    ends = []
+    for end, plane in ((torch.amin, labels.amin(axis)), (torch.amax, labels.amax(axis))):
+        rows = end(plane.index_select(0, a.corner.flatten()).view(*a.corner.shape, -1), 1)
+        blocks = end(rows.index_select(1, b.corner.flatten()).view(-1, *b.corner.shape), 2)
+        ends.append(blocks.flatten())
+    return ends[0], ends[1]
+
+
+def _corners(blocks: torch.Tensor, steps: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """(blocks, corners) where their values lie."""
+    a, s, b = steps
+    row, column = a[blocks // len(b)], b[blocks % len(b)]
+    return (row[:, :, None, None] + s[:, None] + column[:, None, None, :]).flatten(1)
 
 
 def _both(taps: Taps | None, old: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -117,7 +132,7 @@ def _mixed(
     corners: torch.Tensor,
     labels: torch.Tensor,
     lines: tuple[Line, Line, Line],
-    dtype: torch.dtype,
+    numbers: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Blocks in another order, and the largest channels of their voxels, (blocks, A, S, B)."""
     n_channels = len(flat)
@@ -135,7 +150,7 @@ def _mixed(
         n = sum(count > rank for count in counts)
         channel = channels[:n, rank]
         between = _between(values[channel, order[:n]], [weights[0][:n], weights[1], weights[2][:n]])
-        channel = channel.to(dtype)[:, None, None]
+        channel = numbers[channel][:, None, None]
         if rank == 0:
             best, found = between, channel.expand(between.shape).contiguous()
             continue
@@ -145,7 +160,7 @@ def _mixed(
 
 
 def _can_win(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(blocks, C) whether a channel can be the largest somewhere; of (C, blocks, corners) and their largest channels."""
+    """(blocks, C) whether a channel can be the largest somewhere, of (C, blocks, corners) and their labels."""
     is_label = torch.zeros((labels.shape[0], len(values)), device=values.device).scatter_(1, labels, 1)
     share = (is_label / is_label.sum(1, keepdim=True)).T[:, :, None]
     mean = (values * share).sum(0)

@@ -78,15 +78,17 @@ class Chain:
             air: Tells air from body; None: nobody asks.
         """
         state, foreground = State(data={"image": image}, records=()), None
+        raw = not image.is_floating_point()
         for step in self.before:
             if not takes_integers(step):
-                if foreground is None:
-                    foreground = above(state.data["image"], air)
-                state = as_float(state)
-            if not is_idle_cast(step, state):
-                state = step.run(state)
-        foreground = foreground if foreground is not None else above(state.data["image"], air)
-        state = as_float(state)
+                foreground = above(state.data["image"], air) if foreground is None else foreground
+                state, raw = as_float(state) if raw else state, False
+            if raw and is_idle_cast(step, state):
+                continue
+            state = step.run(state)
+            raw = raw and not state.data["image"].is_floating_point()
+        foreground = above(state.data["image"], air) if foreground is None else foreground
+        state = as_float(state) if raw else state
         prepared = state.data["image"]
         prepared = prepared.contiguous() if isinstance(prepared, torch.Tensor) else prepared
         if air == CLIP:

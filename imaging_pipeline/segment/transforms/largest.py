@@ -124,8 +124,8 @@ def _by_cells(
         values = source(axis, first, last).float()
         lines: list[Line] = [*fixed]
         lines[axis] = line_of(part, last - first, device=device, whole=True)
-        found = largest_between(values, axis, lines, dtype)
-        out[0].narrow(axis, start, stop - start).copy_(channels.numbers(found))
+        numbers = channels.numbers(torch.arange(len(values), device=device))
+        out[0].narrow(axis, start, stop - start).copy_(largest_between(values, axis, lines, numbers, dtype))
     return out
 
 
@@ -213,7 +213,7 @@ class _Channels:
 
     def numbers(self, found: torch.Tensor) -> torch.Tensor:
         """Channels by their places in the last slab."""
-        return found if self._kept is None else self._kept[found.int()]
+        return found if self._kept is None else self._kept[found]
 
     def _activated(self, scores: torch.Tensor) -> torch.Tensor:
         if self._activation is None:

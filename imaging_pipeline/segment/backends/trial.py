@@ -1,0 +1,168 @@
+"""The fastest form of a torch network on this CPU, found by running some windows."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from imaging_pipeline.errors import PipelineError
+from imaging_pipeline.segment.backends.fold import fold_norms
+from imaging_pipeline.segment.backends.live import live_backends, live_network
+from imaging_pipeline.segment.backends.network import Network
+from imaging_pipeline.segment.backends.state_dict import TorchNetwork
+
+SMALLEST_AGREEMENT = 0.9999
+"""Share of voxels whose class must be torch's."""
+
+LARGEST_DIFFERENCE = 1e-3
+"""Scores may differ from torch's by this share of their range."""
+
+_WORTH = 0.9
+"""Share of torch's time that another backend must stay below: near a tie, torch needs no second copy of the weights."""
+
+_CONTENDS = 1.5
+"""Only candidates within this factor of the fastest are timed a second time."""
+
+_WINDOWS = 12
+"""About what a trial costs, in windows of torch's speed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The form of a network that was chosen.
+
+    Attributes:
+        name: torch, openvino or onnxruntime.
+        network: It.
+        window_batch: Windows a batch that suit it; 1 for the others, to which a batch is a loop over its windows.
+        seconds: Seconds a window by candidate; empty without a trial.
+        excluded: Why a candidate was not in question, by candidate.
+        n_folded: Batch norms folded into convolutions of the torch network.
+    """
+
+    name: str
+    network: Network
+    window_batch: int
+    seconds: Mapping[str, float]
+    excluded: Mapping[str, str]
+    n_folded: int
+
+
+def fastest(
+    network: TorchNetwork,
+    size: tuple[int, int, int, int],
+    *,
+    window_batch: int = 2,
+    backends: Sequence[str] | None = None,
+    known: str | None = None,
+    budget_seconds: float = 120.0,
+) -> Choice:
+    """Choose between a torch network and what it can be turned into.
+
+    Args:
+        network: On the CPU; its batch norms are folded in place.
+        size: (C, I, J, K) of a window.
+        window_batch: Windows a batch for torch.
+        backends: Candidates besides torch; None: those that are installed.
+        known: What an earlier trial chose: it is opened, and nothing timed.
+        budget_seconds: Time that the trial may take; candidates that it leaves no room for are excluded.
+    """
+    candidates = _Candidates(network, size, window_batch)
+    if known is None:
+        candidates.hold_trial(live_backends() if backends is None else backends, budget_seconds)
+    elif known != "torch":
+        candidates.open(known)
+    return candidates.choose(known)
+
+
+class _Candidates:
+    """Torch and what stands beside it."""
+
+    def __init__(self, network: TorchNetwork, size: tuple[int, int, int, int], window_batch: int) -> None:
+        self._size = size
+        self._batches = {"torch": window_batch}
+        self._networks: dict[str, Network] = {"torch": network}
+        self._seconds: dict[str, float] = {}
+        self._excluded: dict[str, str] = {}
+        self._windows = smooth_noise(window_batch, size)
+        self._n_folded = fold_norms(network.module, self._windows)
+
+    def open(self, name: str) -> bool:
+        """Turn the torch network into a candidate; whether that is possible."""
+        torch_network = self._networks["torch"]
+        assert isinstance(torch_network, TorchNetwork)
+        try:
+            self._networks[name] = live_network(torch_network, name, self._size)
+        except PipelineError as error:
+            self._excluded[name] = error.message
+            return False
+        self._batches[name] = 1
+        return True
+
+    def hold_trial(self, names: Sequence[str], budget_seconds: float) -> None:
+        """Check and time every candidate."""
+        end = time.monotonic() + budget_seconds
+        with torch.inference_mode():
+            expected = self._networks["torch"](self._windows)
+        self._time("torch")
+        for name in names:
+            if time.monotonic() + _WINDOWS * self._seconds["torch"] > end:
+                self._excluded[name] = f"a trial takes longer than the {budget_seconds:g} s that it may"
+            elif self.open(name) and self._agrees(name, expected):
+                self._time(name)
+        limit = _CONTENDS * min(self._seconds.values())
+        contenders = [name for name, seconds in self._seconds.items() if seconds <= limit]
+        for name in contenders if len(contenders) > 1 and time.monotonic() < end else ():
+            self._time(name)
+
+    def choose(self, known: str | None) -> Choice:
+        """The one that was known and opens, or the fastest, or torch."""
+        name = known if known in self._networks else "torch"
+        if self._seconds:
+            best = min(self._seconds, key=self._seconds.__getitem__)
+            name = best if self._seconds[best] < _WORTH * self._seconds["torch"] else "torch"
+        return Choice(
+            name=name,
+            network=self._networks[name],
+            window_batch=self._batches[name],
+            seconds=self._seconds,
+            excluded=self._excluded,
+            n_folded=self._n_folded,
+        )
+
+    def _agrees(self, name: str, expected: torch.Tensor) -> bool:
+        with torch.inference_mode():
+            found = self._networks[name](self._windows)
+        difference = _disagreement(found, expected)
+        if difference:
+            self._excluded[name] = difference
+            del self._networks[name]
+        return not difference
+
+    def _time(self, name: str) -> None:
+        """Once, over as many windows as torch has in a batch; the network must have been called before."""
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            self._networks[name](self._windows)
+        seconds = (time.perf_counter() - begin) / len(self._windows)
+        self._seconds[name] = min(seconds, self._seconds.get(name, seconds))
+
+
+def smooth_noise(n: int, size: Sequence[int]) -> torch.Tensor:
+    """(N, C, I, J, K) windows that vary over some voxels as images do, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    n_channels, *lengths = size
+    coarse = torch.randn(n, n_channels, *(max(length // 4, 1) for length in lengths), generator=generator)
+    return torch.nn.functional.interpolate(coarse, tuple(lengths), mode="trilinear")
+
+
+def _disagreement(found: torch.Tensor, expected: torch.Tensor) -> str:
+    """What is wrong with a candidate's scores; empty where they are torch's."""
+    if found.shape != expected.shape:
+        return f"scores of shape {tuple(found.shape)}, torch gives {tuple(expected.shape)}"
+    largest, extent = float((found - expected).abs().max()), float(expected.max() - expected.min())
+    if not largest <= LARGEST_DIFFERENCE * extent:  # not a number counts as different
+        return f"scores up to {largest:.3g} off torch's, of a range of {extent:.3g}"
+    agreement = float((found.argmax(1) == expected.argmax(1)).double().mean())
+    return "" if agreement >= SMALLEST_AGREEMENT else f"{1 - agreement:.2%} of voxels get another class than by torch"
