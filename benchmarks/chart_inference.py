@@ -64,9 +64,7 @@ def draw(rows: Sequence[RowFigures], path: Path) -> None:
         line[1].set(xlabel=f"classes ({n_slices} slices)", ylabel=name)
     handles, labels = _legend(panels.flat)
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(
-        f"DICOM to NIfTI: same UNet, weights and windows, network grid of {grid_mm:g} mm; windows a batch as named"
-    )
+    figure.suptitle(f"DICOM to NIfTI: same UNet, weights and windows, grid of {grid_mm:g} mm; windows a batch as named")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -77,7 +77,7 @@ class GraphNetwork:
         try:
             with _CAPTURING, torch.cuda.device(self._device):
                 self._recorded = _Recorded(self._network, windows)
-        except RuntimeError as error:  # also where a second copy of the activations does not fit
+        except (RuntimeError, ValueError) as error:  # also where a second copy of the activations does not fit
             text = " ".join(str(error).split())[:300]
             self.why_not = f"no CUDA graph of {tuple(windows.shape)}: {type(error).__name__}: {text}"
 
@@ -89,7 +89,7 @@ class _Recorded:
         self.key = _key(windows)
         self._input = windows.clone()
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(windows.device)
+        stream = torch.cuda.Stream(windows.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(windows.device))
         # the outer context also leaves the stream where the recording breaks off
         with torch.cuda.stream(stream), _without_cache():

@@ -72,7 +72,7 @@ class _SingleWindows:
         self._network = network
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
-        scores = [self._network(window) for window in windows.split(1)]
+        scores = [self._network(window[None]) for window in windows]
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
 

@@ -60,7 +60,7 @@ class _OpenvinoNetwork:
 
 
 class _StaticNetwork:
-    """A model compiled for single windows; scores are written where the caller gets them."""
+    """A model compiled for windows of one shape, one at a time."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
@@ -68,15 +68,10 @@ class _StaticNetwork:
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         scores = torch.empty(len(windows), *self._shape)
-        for window, place in zip(windows.float().contiguous().split(1), scores.split(1), strict=True):
-            self._request.set_input_tensor(0, _shared(window))
-            self._request.set_output_tensor(0, _shared(place))
-            self._request.infer()
+        for number, window in enumerate(windows.float().contiguous()):
+            outputs = self._request.infer([window[None].numpy()], share_inputs=True, share_outputs=True)
+            scores[number].copy_(torch.from_numpy(outputs[0])[0])
         return scores
-
-
-def _shared(tensor: torch.Tensor) -> Any:
-    return _openvino().Tensor(tensor.numpy(), shared_memory=True)
 
 
 def _settings() -> dict[str, Any]:

@@ -151,7 +151,8 @@ def _place(layer: torch.nn.Module, device: torch.device) -> None:
     for name, tensor in _own_tensors(layer):
         moved = tensor.detach().to(device)
         is_weight = isinstance(tensor, torch.nn.Parameter)
-        setattr(layer, name, torch.nn.Parameter(moved, requires_grad=False) if is_weight else moved)
+        placed: torch.Tensor = torch.nn.Parameter(moved, requires_grad=False) if is_weight else moved
+        setattr(layer, name, placed)
     layer.register_forward_pre_hook(lambda _, args, kwargs: _moved((args, kwargs), device), with_kwargs=True)
 
 

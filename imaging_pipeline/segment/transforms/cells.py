@@ -92,7 +92,7 @@ def largest_between(
     shape = (a.weight.shape[1], s.weight.shape[1], b.weight.shape[1])
     found = numbers.to(dtype)[lowest.long()][:, None].expand(-1, shape[0] * shape[1] * shape[2]).contiguous()
     mixed = (lowest != highest).nonzero()[:, 0]
-    for part in mixed.split(_BLOCKS_CUDA if values.is_cuda else _BLOCKS) if len(mixed) else ():
+    for part in torch.split(mixed, _BLOCKS_CUDA if values.is_cuda else _BLOCKS) if len(mixed) else ():
         corners = _corners(part, steps)
         blocks, winners = _mixed(flat, part, corners, labels[corners], (a, s, b), numbers.to(dtype))
         found[blocks] = winners.flatten(1)

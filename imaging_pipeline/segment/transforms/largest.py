@@ -133,7 +133,7 @@ def _runs(move: Separable, axis: int, cells: int, *, backwards: bool) -> list[tu
     """Start and stop of slabs of the new grid that lie within so many cells of the old one."""
     taps = move.taps[axis]
     low = torch.arange(move.old_shape[axis]) if taps is None else taps.index[0]
-    _, counts = (low // cells).unique_consecutive(return_counts=True)
+    _, counts = torch.unique_consecutive(low // cells, return_counts=True)
     stops = counts.cumsum(0)
     runs = list(zip((stops - counts).tolist(), stops.tolist(), strict=True))
     return runs[::-1] if backwards else runs
@@ -173,7 +173,7 @@ def _bearable(device: torch.device) -> int:
 def _behind(moves: Sequence[Move], source: Source) -> Source:
     """A source behind moves, which is asked for no more than a plane where a slab is nothing but border."""
     for move in moves:
-        source = partial(_box_slab if isinstance(move, Box) else type(move).slab, move, source)
+        source = partial(_box_slab, move, source) if isinstance(move, Box) else partial(move.slab, source)
     return source
 
 

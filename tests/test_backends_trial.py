@@ -1,0 +1,70 @@
+"""The fastest form of a network gives torch's classes, whichever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from imaging_pipeline.segment.backends.choices import Choices
+from imaging_pipeline.segment.backends.fold import fold_norms
+from imaging_pipeline.segment.backends.live import live_network
+from imaging_pipeline.segment.backends.state_dict import TorchNetwork
+from imaging_pipeline.segment.backends.trial import fastest, smooth_noise
+from tests.bundles import WINDOW, random_network
+
+SIZE = (1, *WINDOW)
+
+
+def network(norm: str = "batch") -> TorchNetwork:
+    return TorchNetwork(random_network(0, norm=norm).eval().requires_grad_(False))
+
+
+@pytest.mark.parametrize(("norm", "folds"), [("batch", True), ("instance", False)])
+def test_only_batch_norms_are_folded_and_scores_stay(norm: str, folds: bool) -> None:
+    module, windows = network(norm).module, smooth_noise(2, SIZE)
+    expected = module(windows)
+    assert (fold_norms(module, windows) > 0) is folds
+    torch.testing.assert_close(module(windows), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_with_a_hook_is_left_alone() -> None:
+    module = network().module
+    for part in module.modules():
+        part.register_forward_hook(lambda *_: None)
+    assert fold_norms(module, smooth_noise(2, SIZE)) == 0
+
+
+def test_openvino_gives_the_scores_of_a_network_that_was_never_a_file() -> None:
+    pytest.importorskip("openvino")
+    original = network()
+    other = live_network(original, "openvino", SIZE)
+    for batch in (1, 3):
+        windows = torch.randn(batch, *SIZE)
+        found = other(windows)
+        with torch.inference_mode():
+            torch.testing.assert_close(found, original(windows), rtol=1e-3, atol=1e-4)
+
+
+def test_a_backend_that_cannot_be_had_is_named_and_torch_runs() -> None:
+    choice = fastest(network(), SIZE, backends=("unheard-of",))
+    assert (choice.name, choice.window_batch) == ("torch", 2)
+    assert "unheard-of" in choice.excluded["unheard-of"]
+
+
+def test_a_known_choice_is_opened_without_a_trial() -> None:
+    pytest.importorskip("openvino")
+    choice = fastest(network(), SIZE, known="openvino")
+    assert (choice.name, choice.window_batch, dict(choice.seconds)) == ("openvino", 1, {})
+
+
+def test_choices_survive_a_broken_file_and_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    choices = Choices(path=tmp_path / "cache" / "backends.json")
+    choices.keep("a", "openvino")
+    assert choices.find("a") == "openvino"
+    choices.path.write_text("{broken")
+    assert choices.find("a") is None
+    nowhere = Choices(path=choices.path / "below" / "backends.json")
+    nowhere.keep("a", "torch")
+    assert nowhere.find("a") is None
