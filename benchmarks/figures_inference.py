@@ -54,7 +54,9 @@ class Runs:
         rounds = [_told(system, self.results / f"{system}_{number}") for number in range(len(self.seconds[system]))]
         stages = {name: _median(told["stages"].get(name, 0.0) for told in rounds) for name in rounds[0]["stages"]}
         seconds, network = statistics.median(self.seconds[system]), stages.get("network", 0.0)
-        windows = rounds[0]["windows"] or _told(self.peer, self.results / f"{self.peer}_0")["windows"]
+        windows = rounds[0]["windows"]
+        if windows is None:  # a model that does not count them runs those of the peer
+            windows = _told(self.peer, self.results / f"{self.peer}_0")["windows"] or 0
         rate = windows * self.window_flops / network if network else 0.0
         return {
             "slices": self.case.n_slices,
@@ -104,10 +106,10 @@ def _told(system: str, out: Path) -> dict[str, Any]:
     for result in results:
         for name, seconds in result["stage_seconds"].items():
             stages[STAGES.get(name, name)] += seconds
-    skipped = sum(result.get("windows_skipped") or 0 for result in results)
+    total, skipped = (sum(result.get(key) or 0 for result in results) for key in ("windows_total", "windows_skipped"))
     return {
         "stages": dict(stages),
-        "windows": sum(result.get("windows_total") or 0 for result in results) - skipped,
+        "windows": total - skipped if total else None,
         "windows_skipped": skipped,
         "forward_seconds": 0.0,
         "high_water_mb": max((told["high_water_mb"], *(result["peak_rss_mb"] for result in results))),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,14 @@ class _Section(BaseModel):
 def _off_is_a_word(value: Any) -> Any:
     """YAML reads `off` as false."""
     return "off" if value is False else value
+
+
+def _user_cache() -> Path:
+    """Where this user's caches lie: a home of their own is not everybody's, in containers for one."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    home = os.path.expanduser("~/.cache")
+    fallback = Path(home if os.path.isabs(home) else tempfile.gettempdir())
+    return (Path(named) if os.path.isabs(named) else fallback) / "imaging_pipeline"
 
 
 class IntakeSettings(_Section):
@@ -84,8 +93,11 @@ class ModelSettings(_Section):
     trusted_dirs: tuple[Path, ...] = Field((ROOT / "models",), description="only bundles under these are opened")
     require_manifest: bool = Field(False, description="refuse bundles without a MANIFEST.sha256")
     backend: Literal["auto", "torch", "torchscript", "export", "onnxruntime", "openvino"] = Field(
-        "auto", description="auto takes the first form that is there: .pt, .ts, .pt2, .onnx, .xml"
+        "auto",
+        description="auto takes the first form that is there: .pt, .ts, .pt2, .onnx, .xml; on the CPU a .pt runs by what "
+        "a short trial found the fastest. onnxruntime and openvino run a .pt too where there is no file of theirs",
     )
+    cache_dir: Path = Field(default_factory=_user_cache, description="keeps which backend trials found the fastest")
     ensemble: bool = Field(False, description="average the networks of every fold, models/fold_*")
 
 
@@ -95,7 +107,15 @@ class SegmentSettings(_Section):
     amp: Annotated[Literal["auto", "off", "bf16", "fp16"], BeforeValidator(_off_is_a_word)] = Field(
         "auto", description="mixed precision; auto: on CUDA only"
     )
-    window_batch: int = Field(0, ge=0, description="windows a batch; 0: 2 on CPU (oneDNN needs two), 4 on CUDA")
+    window_batch: int = Field(
+        0, ge=0, description="windows a batch and device; 0: 2 on CPU (oneDNN needs two; openvino 1), 4 on CUDA"
+    )
+    acceleration: Annotated[
+        Literal["auto", "off", "compile", "tensorrt", "graph"], BeforeValidator(_off_is_a_word)
+    ] = Field("auto", description="how the network is made faster for its window; auto: CUDA graphs on CUDA, else off")
+    shard: bool = Field(
+        False, description="of several devices each holds a part of the layers, not the whole network: for large ones"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of one task; 0: the cores that the task owns")
     restore: Literal["bundle", "labels"] = Field(
         "bundle", description="labels: decide on the model grid and bring labels back by nearest neighbour"
@@ -140,7 +160,11 @@ class Settings(_Section):
     """All settings of a run."""
 
     model: str = Field("none", description="name of a bundle under models.trusted_dirs, its path, or none")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|(cpu|cuda|cuda:\d+)(,(cpu|cuda|cuda:\d+))*)$",
+        description="auto, cpu, cuda or cuda:N; several by commas share the windows, the first holds the volumes",
+    )
     spark_enabled: bool = Field(True, description="false runs the same code in this process, without Java")
     force: bool = Field(False, description="compute again what is already done")
     intake: IntakeSettings = IntakeSettings()

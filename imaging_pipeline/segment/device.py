@@ -2,22 +2,38 @@
 
 import contextlib
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.settings import SegmentSettings, available_cores
 
+if TYPE_CHECKING:
+    from imaging_pipeline.segment.backends.accelerate import How
+
 
 def pick_device(name: str) -> torch.device:
-    """The device for a setting: auto takes the first CUDA device where there is one.
+    """The device of volumes and sums for a setting, the first of several; see `pick_devices`."""
+    return pick_devices(name)[0]
+
+
+def pick_devices(names: str) -> tuple[torch.device, ...]:
+    """The devices for a setting: auto takes the first CUDA device where there is one.
+
+    Args:
+        names: auto, or devices by commas.
 
     Raises:
         PipelineError: `device-not-found` for a CUDA device that this process does not see.
     """
+    if names == "auto":
+        return (torch.device("cuda:0" if torch.cuda.device_count() else "cpu"),)
+    return tuple(_seen(name) for name in names.split(","))
+
+
+def _seen(name: str) -> torch.device:
     n_cuda = torch.cuda.device_count()
-    if name == "auto":
-        return torch.device("cuda:0" if n_cuda else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= n_cuda:
         raise PipelineError(
@@ -65,6 +81,13 @@ def allowed_axes(model: str, allowed: tuple[int, ...], settings: SegmentSettings
             "leave --tta away, or name mirror_axes in the bundle's configs/metadata.json if it was trained with flips",
         )
     return allowed if settings.tta else ()
+
+
+def acceleration(device: torch.device, settings: SegmentSettings) -> "How":
+    """How networks are made faster on a device; auto: CUDA graphs, which change no score."""
+    if settings.acceleration == "auto":
+        return "graph" if device.type == "cuda" else "off"
+    return settings.acceleration
 
 
 def sums_dtype(device: torch.device) -> torch.dtype:

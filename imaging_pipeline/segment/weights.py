@@ -26,6 +26,9 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
 }
 """Backend to the endings of the files that it opens, the preferred one first."""
 
+LIVE = ("onnxruntime", "openvino")
+"""Backends that a state dict can be turned into when it is opened."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -35,11 +38,13 @@ class Weights:
         path: The file.
         name: How digests call it: relative to the bundle, or `distribution:file` for an installed package's.
         backend: What opens it.
+        wanted: What is to run it: what opens it, another backend that a state dict is turned into, or auto.
     """
 
     path: Path
     name: str
     backend: str
+    wanted: str = "auto"
 
 
 def choose_weights(bundle: Path, settings: ModelSettings) -> tuple[Weights, ...]:
@@ -56,8 +61,7 @@ def choose_weights(bundle: Path, settings: ModelSettings) -> tuple[Weights, ...]
     stem = "fold_*" if settings.ensemble else "model"
     backends: Mapping[str, tuple[str, ...]] = SUFFIXES
     if settings.backend != "auto":
-        backends = {settings.backend: SUFFIXES[settings.backend]}
-    for backend, suffixes in backends.items():
+    XX    for backend, suffixes in backends.items():
         for suffix in suffixes:
             files = sorted((bundle / MODELS).glob(f"{stem}{suffix}"))
             if files:
@@ -67,6 +71,14 @@ def choose_weights(bundle: Path, settings: ModelSettings) -> tuple[Weights, ...]
     if not settings.ensemble and (only := _only_one(bundle, backends)) is not None:
         return (_weights(bundle, only[1], only[0], settings),)
     raise _none_there(bundle, stem, settings)
+
+
+def _usable(settings: ModelSettings) -> Mapping[str, tuple[str, ...]]:
+    """Backends and endings that may be opened: those of the backend asked for, then what it can be made of."""
+    if settings.backend == "auto":
+        return SUFFIXES
+    names = (settings.backend, "torch") if settings.backend in LIVE else (settings.backend,)
+    return {name: SUFFIXES[name] for name in names}
 
 
 def _only_one(bundle: Path, backends: Mapping[str, tuple[str, ...]]) -> tuple[str, Path] | None:
@@ -81,7 +93,8 @@ def _weights(bundle: Path, file: Path, backend: str, settings: ModelSettings) ->
         backend = "torchscript"
     elif settings.backend == "auto" and backend == "onnxruntime" and find_spec("onnxruntime") is None:
         backend = "openvino"
-    return Weights(path=file, name=file.relative_to(bundle).as_posix(), backend=backend)
+    name = file.relative_to(bundle).as_posix()
+    return Weights(path=file, name=name, backend=backend, wanted=settings.backend)
 
 
 def _is_torchscript(file: Path) -> bool:
@@ -113,9 +126,11 @@ def _elsewhere(bundle: Path, settings: ModelSettings) -> Weights:
             f"{file} has SHA-256 {found[:16]}, {bundle / ELSEWHERE} says {where['sha256'][:16]}",
             f"install it anew: pip install --force-reinstall {requirement}",
         )
-    if where["format"] not in SUFFIXES or settings.backend not in ("auto", where["format"]):
+    is_live = settings.backend in LIVE and where["format"] == "torch"
+    if where["format"] not in SUFFIXES or not (is_live or settings.backend in ("auto", where["format"])):
         raise _none_there(bundle, "model", settings)
-    return Weights(path=file, name=f"{where['distribution']}:{where['file']}", backend=where["format"])
+    name = f"{where['distribution']}:{where['file']}"
+    return Weights(path=file, name=name, backend=where["format"], wanted=settings.backend)
 
 
 def _read_elsewhere(file: Path) -> dict[str, str]:
@@ -136,8 +151,7 @@ def _install(bundle: Path, message: str, requirement: str) -> PipelineError:
 def _none_there(bundle: Path, stem: str, settings: ModelSettings) -> PipelineError:
     folder = bundle / MODELS
     here = ", ".join(sorted(file.name for file in folder.glob("*.*"))) if folder.is_dir() else ""
-    known = SUFFIXES.values() if settings.backend == "auto" else [SUFFIXES[settings.backend]]
-    wanted = ", ".join(dict.fromkeys(f"{stem}{suffix}" for suffixes in known for suffix in suffixes))
+    wanted = ", ".join(dict.fromkeys(f"{stem}{suffix}" for group in _usable(settings).values() for suffix in group))
     return PipelineError(
         Code.MODEL_INVALID,
         f"{folder} holds none of {wanted}; it holds {here or 'nothing'}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from imaging_pipeline.segment.transforms import geometry
-from imaging_pipeline.segment.transforms.cells import Line, largest_between, line_of
+from imaging_pipeline.segment.transforms.between import fill_between
 from imaging_pipeline.segment.transforms.crop_pad import Box, Fill
 from imaging_pipeline.segment.transforms.geometry import Move, Shape, Source, carry
 from imaging_pipeline.segment.transforms.resample import Separable
@@ -23,7 +23,7 @@ _PLANES = 4
 """Planes of the old grid that a slab may span: a stream holds as many."""
 
 _GROWTH = 2.0
-"""New voxels for each old one from which on blocks of cells are faster than all values of the new grid."""
+"""New voxels for each old one from which on blocks are faster than all values of the new grid."""
 
 
 def largest(
@@ -48,11 +48,12 @@ def largest(
     if sink is not None:
         activated = _Channels(scores, activation, blended=False, needed=activation is not None)
         return _reduced(scores, activated, moves, _argmax, dtype, sink)
-    channels = _Channels(scores, activation, blended=n_blending > 0)
     before, last = moves[:n_blending], moves[n_blending - 1] if n_blending else None
-    if isinstance(last, Separable) and _grows(last) and scores.n_channels:
-        labels = _by_cells(scores, channels, before[:-1], last, dtype)
+    if isinstance(last, Separable) and _grows(last) and scores.n_channels and scores.device.type == "cpu":
+        every = _Channels(scores, activation, blended=True, chooses=False)
+        labels = _by_blocks(scores, every, before[:-1], last, dtype)
     else:
+        channels = _Channels(scores, activation, blended=n_blending > 0)
         labels = _reduced(scores, channels, before, lambda values: channels.numbers(_argmax(values)), dtype)
     return carry(labels, *moves[n_blending:])
 
@@ -107,36 +108,15 @@ def _reduced(
     return out
 
 
-def _by_cells(
+def _by_blocks(
     scores: Scores, channels: "_Channels", before: Sequence[Move], move: Separable, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Labels behind a linear resampling; see `largest_between`."""
+    """Labels behind a linear resampling; see `fill_between`."""
     axis, backwards = _followed(scores, before)
-    source, taps, device = _behind(before, channels), move.taps[axis], scores.device
-    fixed = [line_of(taps, old, device=device) for taps, old in zip(move.taps, move.old_shape, strict=True)]
-    out = torch.empty((1, *move.grid.shape), dtype=dtype, device=device)
-    plane = move.old_shape[0] * move.old_shape[1] * move.old_shape[2] // move.old_shape[axis]
-    cells = min(max(_bearable(device) // 2 // (plane * scores.n_channels) - 1, 1), _PLANES)
-    for start, stop in _runs(move, axis, cells, backwards=backwards != move.follow(axis)[1]):
-        part, first, last = None, start, stop
-        if taps is not None:
-            first, last, part = taps.cut(start, stop)
-        values = source(axis, first, last).float()
-        lines: list[Line] = [*fixed]
-        lines[axis] = line_of(part, last - first, device=device, whole=True)
-        numbers = channels.numbers(torch.arange(len(values), device=device))
-        out[0].narrow(axis, start, stop - start).copy_(largest_between(values, axis, lines, numbers, dtype))
+    out = torch.empty((1, *move.grid.shape), dtype=dtype, device=scores.device)
+    source = _behind(before, channels)
+    fill_between(out[0].numpy(), move.taps, source, axis, backwards=backwards != move.follow(axis)[1])
     return out
-
-
-def _runs(move: Separable, axis: int, cells: int, *, backwards: bool) -> list[tuple[int, int]]:
-    """Start and stop of slabs of the new grid that lie within so many cells of the old one."""
-    taps = move.taps[axis]
-    low = torch.arange(move.old_shape[axis]) if taps is None else taps.index[0]
-    _, counts = torch.unique_consecutive(low // cells, return_counts=True)
-    stops = counts.cumsum(0)
-    runs = list(zip((stops - counts).tolist(), stops.tolist(), strict=True))
-    return runs[::-1] if backwards else runs
 
 
 def _grows(move: Separable) -> bool:
@@ -198,10 +178,16 @@ class _Channels:
     """
 
     def __init__(
-        self, scores: Scores, activation: "Activation | None", *, blended: bool, needed: bool | None = None
+        self,
+        scores: Scores,
+        activation: "Activation | None",
+        *,
+        blended: bool,
+        needed: bool | None = None,
+        chooses: bool = True,
     ) -> None:
         self._activation, self._needed, self._blended = activation, needed, blended
-        self._chooses = blended and activation is not None and activation.name == "softmax"
+        self._chooses = chooses and blended and activation is not None and activation.name == "softmax"
         self._scores = scores.source
         self._kept: torch.Tensor | None = None
 
