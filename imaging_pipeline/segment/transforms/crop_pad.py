@@ -42,8 +42,12 @@ class Box(Move):
         low, high, n = [*self.low], [*self.high], self.grid.shape[axis]
         old = n - low[axis] - high[axis]
         first, last = (min(max(place - low[axis], 0), old) for place in (start, stop))
-        if self.fill.mode != "constant" or first >= last:
+        if self.fill.mode != "constant" or old <= 0:
             return self._framed(source(axis, 0, old), low, high).narrow(axis + 1, start, stop - start)
+        if first >= last:  # nothing but border: the nearest plane gives its shape
+            nearest = min(first, old - 1)
+            low[axis], high[axis] = stop - start, 0
+            return self._framed(source(axis, nearest, nearest + 1).narrow(axis + 1, 0, 0), low, high)
         low[axis], high[axis] = first + low[axis] - start, stop - last - low[axis]
         return self._framed(source(axis, first, last), low, high)
 

@@ -1,15 +1,13 @@
 """Class scores to labels on another grid, slab by slab: neither grid ever holds all channels."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from imaging_pipeline.segment.transforms import geometry
 from imaging_pipeline.segment.transforms.between import fill_between
-from imaging_pipeline.segment.transforms.crop_pad import Box, Fill
-from imaging_pipeline.segment.transforms.geometry import Move, Shape, Source, carry
+from imaging_pipeline.segment.transforms.geometry import Move, Shape, Source, carry, through
 from imaging_pipeline.segment.transforms.resample import Separable
 from imaging_pipeline.segment.transforms.scores import Scores
 
@@ -93,7 +91,7 @@ def _reduced(
 ) -> torch.Tensor:
     shape = moves[-1].grid.shape if moves else scores.shape
     axis, backwards = _followed(scores, moves)
-    behind, out = _behind(moves, source), None
+    behind, out = through(moves, source), None
     for start, stop in _slabs(scores, shape, axis, backwards=backwards):
         values = behind(axis, start, stop)
         if sink is not None:
@@ -114,7 +112,7 @@ def _by_blocks(
     """Labels behind a linear resampling; see `fill_between`."""
     axis, backwards = _followed(scores, before)
     out = torch.empty((1, *move.grid.shape), dtype=dtype, device=scores.device)
-    source = _behind(before, channels)
+    source = through(before, channels)
     fill_between(out[0].numpy(), move.taps, source, axis, backwards=backwards != move.follow(axis)[1])
     return out
 
@@ -148,25 +146,6 @@ def _bearable(device: torch.device) -> int:
     if device.type == "cuda":
         return geometry._SLAB_VALUES_CUDA
     return geometry._SLAB_VALUES * torch.get_num_threads()
-
-
-def _behind(moves: Sequence[Move], source: Source) -> Source:
-    """A source behind moves, which is asked for no more than a plane where a slab is nothing but border."""
-    for move in moves:
-        source = partial(_box_slab, move, source) if isinstance(move, Box) else partial(move.slab, source)
-    return source
-
-
-def _box_slab(move: Box, source: Source, axis: int, start: int, stop: int) -> torch.Tensor:
-    low, n = move.low[axis], move.grid.shape[axis]
-    behind = n - max(move.high[axis], 0)
-    if move.fill != Fill() or not 0 <= low < behind or (start < behind and stop > low):
-        return move.slab(source, axis, start, stop)
-    nearest = low if stop <= low else behind - 1
-    plane = move.slab(source, axis, nearest, nearest + 1)
-    shape = list(plane.shape)
-    shape[axis + 1] = stop - start
-    return plane.new_zeros(shape)
 
 
 class _Channels:
