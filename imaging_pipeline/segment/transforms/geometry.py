@@ -116,23 +116,31 @@ def carry(values: torch.Tensor, *moves: Move) -> torch.Tensor:
     source, shape = through(moves, whole(values)), moves[-1].grid.shape
     if not any(move.slabwise for move in moves) or 0 in shape:
         return source(0, 0, shape[0])
-    out = None
-    for start, stop in slabs(len(values), shape, values.device):
-        part = source(0, start, stop)
+    axis, out = _slowest(values), None
+    for move in moves:
+        axis, _ = move.follow(axis)
+    plane = max(values.numel(), len(values) * shape[0] * shape[1] * shape[2]) // shape[axis]
+    for start, stop in slabs(plane, shape[axis], values.device):
+        part = source(axis, start, stop)
         if out is None:
             out = part.new_empty((len(part), *shape))
-        out[:, start:stop] = part
+        out.narrow(axis + 1, start, stop - start).copy_(part)
     assert out is not None
     return out
 
 
-def slabs(n_channels: int, shape: Shape, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Start and stop along the first axis of slabs of a bearable size."""
-    row = max(n_channels * shape[1] * shape[2], 1)
+def _slowest(values: torch.Tensor) -> int:
+    """The spatial axis whose neighbours lie farthest apart in memory: slabs along it are read in one piece."""
+    strides = values.stride()[1:]
+    return strides.index(max(strides))
+
+
+def slabs(plane: int, n_planes: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Start and stop of slabs of a bearable size, of planes of so many values."""
     bearable = _SLAB_VALUES_CUDA if device.type == "cuda" else _SLAB_VALUES * torch.get_num_threads()
-    step = max(bearable // row, 1)
-    for start in range(0, shape[0], step):
-        yield start, min(start + step, shape[0])
+    step = max(bearable // max(plane, 1), 1)
+    for start in range(0, n_planes, step):
+        yield start, min(start + step, n_planes)
 
 
 def grid_of(image: MetaTensor) -> Grid:

@@ -83,22 +83,27 @@ class Separable(Move):
         else:
             first, last, taps[axis] = along.cut(start, stop)
             values = source(axis, first, last)
+        # in the order of memory: what lies in one piece is copied in one piece
+        order = sorted(range(3), key=lambda n: -values.stride(n + 1))
+        values = values.permute(0, *(n + 1 for n in order))
+        growth = [self.grid.shape[n] / max(self.old_shape[n], 1) for n in order]
+        for place in sorted(range(3), key=growth.__getitem__):  # what shrinks goes first: less is left for the others
+            tap = taps[order[place]]
+            values = values if tap is None else _resample_axis(values, place + 1, tap, blends=not self.nearest)
         if not self.nearest and values.dtype != torch.float32:
             values = values.float()
-        growth = [new / max(old, 1) for new, old in zip(self.grid.shape, self.old_shape, strict=True)]
-        for n in sorted(range(3), key=growth.__getitem__):  # what shrinks goes first: less is left for the others
-            tap = taps[n]
-            values = values if tap is None else _resample_axis(values, n + 1, tap)
-        return values
+        return values.permute(0, *(order.index(n) + 1 for n in range(3)))
 
 
-def _resample_axis(values: torch.Tensor, axis: int, taps: Taps) -> torch.Tensor:
+def _resample_axis(values: torch.Tensor, axis: int, taps: Taps, *, blends: bool) -> torch.Tensor:
     parts = [_take(values, axis, index.to(values.device)) for index in taps.index]
+    if blends:
+        parts = [part.float() for part in parts]
     if taps.weight is None:
         return parts[0]
     shape = [1, 1, 1, 1]
     shape[axis] = -1
-    weights = [weight.to(values).view(shape) for weight in taps.weight]
+    weights = [weight.to(values.device, parts[0].dtype).view(shape) for weight in taps.weight]
     total = parts[0].mul_(weights[0])  # no lerp: it loses weights near 0, and zeros that MONAI does not leave at 0
     return total if len(parts) == 1 else total.addcmul_(parts[1], weights[1])
 
