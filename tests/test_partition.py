@@ -108,10 +108,8 @@ def test_a_decoder_that_raises_or_ends_its_thread_neither_hangs_nor_costs_what_w
         return decode(task, source)  # type: ignore[arg-type]
 
     monkeypatch.setattr(case_module, "decode", failing)
-    found = []
     with pytest.raises(RuntimeError, match="SystemExit"):
-        for result in process(tasks, job):
-            found.append(result)
+        list(process(tasks, job))
     receipts = {receipt.identity.series_key: receipt for receipt in read_receipts(job.out)}
     assert receipts[tasks[0].identity.series_key].status is Status.DONE
     assert receipts[tasks[1].identity.series_key].reason_code == Code.INTERNAL_ERROR

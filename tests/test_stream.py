@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -392,3 +393,22 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, settings: Settin
         engine_of(path, settings).segment(volume_of((20, 20, 20)))
     assert refused.value.code is Code.MODEL_INVALID
     assert "infinite or no numbers" in refused.value.message
+
+
+def test_the_default_model_leaves_out_windows_of_nothing_on_a_real_head(shared: Path, settings: Settings) -> None:
+    path = sorted((shared / "data" / "msd_hippocampus" / "images").glob("*.nii.gz"))[0]
+    image = nib.as_closest_canonical(nib.load(path))
+    crop = np.asanyarray(image.dataobj).astype(np.int16)
+    array = np.zeros((110, 120, 100), np.int16)
+    place = tuple(slice(30, 30 + n) for n in crop.shape)
+    array[place] = crop
+    volume = Volume(array=array, affine=image.affine)
+    bundle = describe("hippocampus_mr", ModelSettings(backend="torch"))
+    every, fewer = (
+        Engine(bundle, settings.model_copy(update={"segment": settings.segment.model_copy(update={"air": air})}))
+        for air in ("off", "auto")
+    )
+    complete, skipping = every.segment(volume), fewer.segment(volume)
+    assert skipping.n_skipped > skipping.n_windows / 2
+    assert complete.mask.array.any()
+    np.testing.assert_array_equal(skipping.mask.array[array > 0], complete.mask.array[array > 0])
