@@ -103,7 +103,10 @@ def test_a_checkpoint_of_a_training_program_opens(wrap: object, tmp_path: Path) 
 
 def test_a_form_that_is_not_there_is_told_with_what_is(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "models" / "tiny")
-    with pytest.raises(PipelineError, match=r"holds none of model\.xml, model\.onnx; it holds model\.pt"):
+    with pytest.raises(PipelineError, match=r"holds none of model\.ts; it holds model\.pt"):
+        describe("tiny", ModelSettings(trusted_dirs=(path.parent,), backend="torchscript"))
+    (path / "models" / "model.pt").unlink()
+    with pytest.raises(PipelineError, match=r"holds none of model\.xml, model\.onnx, model\.pt; it holds nothing"):
         describe("tiny", ModelSettings(trusted_dirs=(path.parent,), backend="openvino"))
 
 

