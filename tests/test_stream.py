@@ -410,3 +410,17 @@ def test_the_default_model_leaves_out_windows_of_nothing_beside_a_real_crop(shar
     assert skipping.n_skipped >= skipping.n_windows / 2
     assert complete.mask.array.any()
     np.testing.assert_array_equal(skipping.mask.array[array > 0], complete.mask.array[array > 0])
+
+
+def test_planes_that_no_window_reached_stay_background_however_often_they_are_asked_for() -> None:
+    image, foreground = torch.randn(1, 16, 16, 64), torch.zeros(16, 16, 64, dtype=torch.bool)
+    foreground[:, :, :8] = True
+    batcher = Batcher(random_network(0).eval(), 2, CPU, lambda: autocast(CPU, SegmentSettings()))
+    plan = plan_windows((16, 16, 64), SlidingWindowInferer(roi_size=(16, 16, 16), overlap=0.25))
+    stream = WindowStream(
+        image, plan, KEEPING, batcher.advance, fill=background("sigmoid"), foreground=foreground
+    )  # fmt: skip
+    scores = stream.scores()
+    assert stream.n_skipped == stream.n_windows - 1
+    for start in (20, 20, 21):
+        assert float(scores.source(2, start, start + 4).max()) == -1e4

@@ -67,13 +67,11 @@ class Accumulator:
         low[self.axis] -= self._first
         high[self.axis] -= self._first
         place = tuple(slice(begin, end) for begin, end in zip(low, high, strict=True))
-        values = scores[(slice(None), *inside)].to(self._device, self._dtype)
-        if weights is None:
-            sums[(slice(None), *place)].add_(values)
-        else:
-            sums[(slice(None), *place)].addcmul_(values, weights[inside])
+        own = None if weights is None else weights[inside]
+        add = _add if self._dtype == torch.float32 else _add_rounded
+        add(sums[(slice(None), *place)], scores[(slice(None), *inside)], own)
         if self._weights is not None:
-            self._weights[place].add_(1 if weights is None else weights[inside])
+            self._weights[place].add_(1 if own is None else own)
 
     def planes(self, n_channels: int, start: int, stop: int) -> torch.Tensor:
         """(C, I, J, K) float32 sums or means of planes; those that no window reached are background.
@@ -88,10 +86,10 @@ class Accumulator:
         values = sums.narrow(self.axis + 1, start - self._first, stop - start)
         if self._fill is None or self._weights is None:
             return values.float()
-        weights = self._weights.narrow(self.axis, start - self._first, stop - start).float()
+        weights = self._weights.narrow(self.axis, start - self._first, stop - start)
         missing = weights == 0
         has_missing = bool(missing.any())
-        means = values / (weights.masked_fill_(missing, 1) if has_missing else weights)
+        means = (values / (weights.masked_fill(missing, 1) if has_missing else weights)).float()
         if has_missing:
             self._fill(means, missing)
         return means
@@ -134,3 +132,21 @@ class Accumulator:
     def _held(self) -> list[tuple[torch.Tensor, int]]:
         held = [] if self._sums is None else [(self._sums, self.axis + 1)]
         return held if self._weights is None else [*held, (self._weights, self.axis)]
+
+
+def _add(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor | None) -> None:
+    values = scores.to(sums.device, sums.dtype)
+    if weights is None:
+        sums.add_(values)
+    else:
+        sums.addcmul_(values, weights)
+
+
+def _add_rounded(sums: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor | None) -> None:
+    """As nnU-Net does in half precision: product and sum in float32, rounded once.
+
+    Channel by channel: float32 copies of all of them would take more than the sums.
+    """
+    factor = 1.0 if weights is None else weights.float()
+    for total, values in zip(sums, scores, strict=True):
+        total.copy_((values.to(sums.device, torch.float32) * factor).add_(total.float()))

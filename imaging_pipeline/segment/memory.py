@@ -40,7 +40,7 @@ class Rung:
 
     def keeping(self, plan: WindowPlan) -> Keeping:
         """How sums are kept over windows."""
-        depth = None if self.share == 1 else max(plan.size[plan.longest_axis] // self.share, 1)
+        depth = None if self.share == 1 else max(plan.size[plan.stream_axis] // self.share, 1)
         return Keeping(device=self.sums_device, dtype=self.sums_dtype, depth=depth)
 
 
@@ -67,7 +67,7 @@ class Load:
         return int((network + sums) * _SPARE)
 
     def _sums_bytes(self, rung: Rung) -> int:
-        axis = self.plan.longest_axis
+        axis = self.plan.stream_axis
         n_planes = self.plan.shape[axis]
         depth = min(self.plan.size[axis] // rung.share + 1, n_planes)
         return (self.n_channels + 1) * depth * math.prod(self.plan.shape) // n_planes * rung.sums_dtype.itemsize

@@ -11,9 +11,6 @@ from imaging_pipeline.segment.accumulator import Accumulator, Fill
 from imaging_pipeline.segment.transforms.scores import Scores
 from imaging_pipeline.segment.windows import Shape, WindowPlan
 
-_HALF_SCALE = 10.0
-"""Weights are multiplied by this in half precision, as nnU-Net does: MONAI's smallest, 0.001, would lose digits."""
-
 Advance = Callable[["WindowStream"], None]
 """Sends the next windows of a stream, and perhaps of others, through the network."""
 
@@ -70,9 +67,9 @@ class WindowStream:
             n_channels: Classes; 0: the network will say.
             fill: As of `Accumulator`.
             foreground: (I, J, K) voxels that are not air: windows without any are left out; None: none is.
-            axis: The axis that planes come along; None: the longest.
+            axis: The axis that planes come along; None: that of the plan.
         """
-        self.axis = plan.longest_axis if axis is None else axis
+        self.axis = plan.stream_axis if axis is None else axis
         self.plan = plan
         self.n_channels = n_channels
         self.seconds = 0.0
@@ -197,7 +194,7 @@ class WindowStream:
 def _weights(plan: WindowPlan, keeping: Keeping) -> torch.Tensor | None:
     if plan.weights is None:
         return None
-    scale = 1.0 if keeping.dtype == torch.float32 else _HALF_SCALE
+    scale = 1.0 if keeping.dtype == torch.float32 else plan.half_scale
     return (plan.weights * scale).to(keeping.device, keeping.dtype)
 
 

@@ -29,6 +29,9 @@ class WindowPlan:
         starts: First index of the windows along each axis, ascending; every combination is a window.
         weights: (I, J, K) float32 weight of a window's voxels; None: all the same.
         padding: How a volume smaller than a window is padded: keywords of `torch.nn.functional.pad`.
+        axis: Windows follow each other along it; None: the longest.
+        half_scale: Weights are multiplied by this where sums are kept in half precision: MONAI's smallest, 0.001,
+            would lose digits there. nnU-Net's are scaled already.
     """
 
     shape: Shape
@@ -36,6 +39,13 @@ class WindowPlan:
     starts: Starts
     weights: torch.Tensor | None
     padding: dict[str, Any] = field(default_factory=dict)
+    axis: int | None = None
+    half_scale: float = 10.0
+
+    @property
+    def stream_axis(self) -> int:
+        """The axis that windows follow each other along, and that slabs are cut along."""
+        return self.longest_axis if self.axis is None else self.axis
 
     @property
     def longest_axis(self) -> int:

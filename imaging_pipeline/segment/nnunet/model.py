@@ -1,19 +1,14 @@
 """An nnU-Net model opened for use: one network a fold, on one device."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from imaging_pipeline.segment.nnunet.network import build_network
 from imaging_pipeline.segment.nnunet.plans import Plans
-from imaging_pipeline.segment.nnunet.postprocess import to_labels
 from imaging_pipeline.segment.nnunet.preprocess import Prepared, preprocess
 from imaging_pipeline.segment.nnunet.weights import load_weights, read_checkpoint
-from imaging_pipeline.segment.nnunet.windows import Windows, predict_windows
 from imaging_pipeline.volume.types import Volume
 
 
@@ -57,28 +52,3 @@ class NnunetModel:
             PipelineError: `model-invalid` where the values are not what the model's normalisation is for.
         """
         return preprocess(volume, self.plans, self.device)
-
-    def predict(
-        self, prepared: Prepared, *, mirror: bool, window_batch: int, autocast: AbstractContextManager[object]
-    ) -> torch.Tensor:
-        """Logits on the network's grid.
-
-        Args:
-            prepared: What `prepare` returned.
-            mirror: Average over mirror images as well: as many times slower as there are.
-            window_batch: Windows that run together; the labels do not hang on it.
-            autocast: Mixed precision, around the networks.
-
-        Returns:
-            (C, Z', Y', X') float32.
-        """
-        windows = Windows(
-            patch_size=self.plans.patch_size,
-            mirror_axes=self.mirror_axes if mirror else (),
-            batch=max(1, window_batch),
-        )
-        return predict_windows(prepared.image, self.networks, self.plans.n_outputs, windows, autocast)
-
-    def restore(self, logits: torch.Tensor, prepared: Prepared) -> NDArray[Any]:
-        """Labels (I, J, K) on the native voxels, uint8 or uint16."""
-        return to_labels(logits, prepared, self.plans)

@@ -17,7 +17,7 @@ from imaging_pipeline.volume.types import Volume
 _EPSILON = 1e-8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Prepared:
     """A volume on the network's grid, and the way back.
 
@@ -26,12 +26,14 @@ class Prepared:
         shape: (Z, Y, X) of the whole native volume, axes in the network's order.
         box: The part of it that was looked at.
         spacing_mm: Of the native volume, axes in the network's order.
+        beyond_half: Its logits have been found to leave the range of half precision.
     """
 
     image: torch.Tensor
     shape: tuple[int, ...]
     box: tuple[slice, ...]
     spacing_mm: tuple[float, ...]
+    beyond_half: bool = False
 
 
 def preprocess(volume: Volume, plans: Plans, device: torch.device) -> Prepared:

@@ -45,7 +45,10 @@ class Resampler:
         if self._old == self._new:
             return volume
         in_plane = [axis for axis in range(3) if axis != self._apart]
-        values = self._spline(volume, in_plane)
+        return self._separately(self._spline(volume, in_plane))
+
+    def _separately(self, values: torch.Tensor) -> torch.Tensor:
+        """The axis that goes apart, where there is one and it changes."""
         if self._apart is None or self._apart not in self._matrices:
             return values
         if self._order_z == 0:
