@@ -248,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
     parser.add_argument("--master", metavar="URL", help="Spark master, such as local[4] or spark://host:7077")
     parser.add_argument("--no-spark", action="store_true", help="run in this process, without Java")
-    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1")
     parser.add_argument("--tta", action="store_true", help="average over mirror images, where the model allows it")
     parser.add_argument("--ensemble", action="store_true", help="average the networks of all folds of the model")
     parser.add_argument("--save-image", action="store_true", help="write the volume beside the mask")

@@ -94,8 +94,8 @@ class ModelSettings(_Section):
     require_manifest: bool = Field(False, description="refuse bundles without a MANIFEST.sha256")
     backend: Literal["auto", "torch", "torchscript", "export", "onnxruntime", "openvino"] = Field(
         "auto",
-        description="auto takes the first form that is there: .pt, .ts, .pt2, .onnx, .xml; on the CPU a .pt runs by what "
-        "a short trial found the fastest. onnxruntime and openvino run a .pt too where there is no file of theirs",
+        description="auto takes the first form that is there: .pt, .ts, .pt2, .onnx, .xml; on the CPU a .pt runs by "
+        "what a short trial found the fastest. onnxruntime and openvino run a .pt too where there is no file of theirs",
     )
     cache_dir: Path = Field(default_factory=_user_cache, description="keeps which backend trials found the fastest")
     ensemble: bool = Field(False, description="average the networks of every fold, models/fold_*")
@@ -110,9 +110,9 @@ class SegmentSettings(_Section):
     window_batch: int = Field(
         0, ge=0, description="windows a batch and device; 0: 2 on CPU (oneDNN needs two; openvino 1), 4 on CUDA"
     )
-    acceleration: Annotated[
-        Literal["auto", "off", "compile", "tensorrt", "graph"], BeforeValidator(_off_is_a_word)
-    ] = Field("auto", description="how the network is made faster for its window; auto: CUDA graphs on CUDA, else off")
+    acceleration: Annotated[Literal["auto", "off", "compile", "tensorrt", "graph"], BeforeValidator(_off_is_a_word)] = (
+        Field("auto", description="how the network is made faster for its window; auto: CUDA graphs on CUDA, else off")
+    )
     shard: bool = Field(
         False, description="of several devices each holds a part of the layers, not the whole network: for large ones"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from imaging_pipeline.settings import Settings, resolve
 
 hypothesis_settings.register_profile("ours", deadline=None)  # this machine may be busy with other things
 hypothesis_settings.load_profile("ours")
+
+# what a trial finds on this machine belongs to this run alone
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="imaging-pipeline-tests-")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -90,6 +90,11 @@ def acceleration(device: torch.device, settings: SegmentSettings) -> "How":
     return settings.acceleration
 
 
+def for_fallback(settings: SegmentSettings) -> SegmentSettings:
+    """Settings for the CPU where a volume did not fit the device asked for, whose acceleration may not run there."""
+    return settings.model_copy(update={"acceleration": "auto", "shard": False})
+
+
 def sums_dtype(device: torch.device) -> torch.dtype:
     """Precision of sums of scores: half on CUDA, where memory is short and sums are checked for overflow."""
     return torch.float16 if device.type == "cuda" else torch.float32

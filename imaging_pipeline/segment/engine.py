@@ -9,7 +9,7 @@ import numpy as np
 
 from imaging_pipeline.segment.attempt import Attempt
 from imaging_pipeline.segment.bundle import Bundle
-from imaging_pipeline.segment.device import peak_device_mb, pick_device, prepare, reset_peak
+from imaging_pipeline.segment.device import for_fallback, peak_device_mb, pick_devices, prepare, reset_peak
 from imaging_pipeline.segment.machine import Machine
 from imaging_pipeline.segment.model import Model, open_model
 from imaging_pipeline.segment.transforms import Sink
@@ -70,14 +70,14 @@ class Engine:
         Raises:
             PipelineError: `device-not-found`, or what `open_model` raises.
         """
-        self.device = pick_device(settings.device)
+        self.device, *others = pick_devices(settings.device)
         prepare(self.device, settings.segment, cores)
-        self._model: Model = open_model(bundle, self.device, settings.segment)
+        self._model: Model = open_model(bundle, self.device, settings.segment, tuple(others), settings.models.cache_dir)
         self._machine = Machine(
             model=self._model,
             device=self.device,
             settings=settings.segment,
-            open_on=lambda device: open_model(bundle, device, settings.segment),
+            open_on=lambda device: open_model(bundle, device, for_fallback(settings.segment)),
         )
 
     @property

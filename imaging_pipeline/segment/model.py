@@ -1,5 +1,6 @@
 """A model opened for use on one device: a MONAI bundle, or an exported nnU-Net model."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -73,30 +74,47 @@ class Model(Protocol):
 _CACHE: dict[tuple[object, ...], Model] = {}
 
 
-def open_model(bundle: Bundle, device: torch.device, settings: SegmentSettings) -> Model:
+def open_model(
+    bundle: Bundle,
+    device: torch.device,
+    settings: SegmentSettings,
+    others: tuple[torch.device, ...] = (),
+    cache_dir: Path | None = None,
+) -> Model:
     """Open a model on a device; a process opens the same one once.
 
     Args:
         bundle: The model.
         device: Where it is to run.
         settings: Mirroring, precision, and what may differ from the bundle.
+        others: Devices that share the work with it.
+        cache_dir: Keeps which backends trials found the fastest; None: no trials.
 
     Raises:
         PipelineError: `model-digest-mismatch` where its files have changed since the run began; `model-invalid`,
             `weights-unsafe` or `weights-mismatch` where config, network and weights do not fit together;
-            `extra-missing` where an optional package is needed; `settings-invalid` for mirroring that is not allowed.
+            `extra-missing` where an optional package is needed; `settings-invalid` for mirroring that is not allowed,
+            or several devices where the model runs on one.
     """
-    key = (
-        bundle.digest,
-        str(device),
-        settings,
-        tuple(item.backend for item in bundle.weights),
-        torch.get_num_threads(),
-    )
+    backends = tuple((item.backend, item.wanted) for item in bundle.weights)
+    key = (bundle.digest, device, others, settings, cache_dir, backends, torch.get_num_threads())
     if key not in _CACHE:
         _check_digest(bundle)
-        _CACHE[key] = (open_nnunet if bundle.kind is Kind.NNUNET else open_monai)(bundle, device, settings)
+        if bundle.kind is Kind.NNUNET:
+            _check_one_device(bundle, others)
+            _CACHE[key] = open_nnunet(bundle, device, settings)
+        else:
+            _CACHE[key] = open_monai(bundle, (device, *others), settings, cache_dir)
     return _CACHE[key]
+
+
+def _check_one_device(bundle: Bundle, others: tuple[torch.device, ...]) -> None:
+    if others:
+        raise PipelineError(
+            Code.SETTINGS_INVALID,
+            f"{1 + len(others)} devices asked for, {bundle.name} is an nnU-Net model and runs on one",
+            "name one device, or let several tasks run at a time",
+        )
 
 
 def _check_digest(bundle: Bundle) -> None:

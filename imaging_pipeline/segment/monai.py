@@ -1,6 +1,7 @@
 """A MONAI bundle ready to run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,14 +10,14 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.backends import Network, load_network
-from imaging_pipeline.segment.backends.average import Average
-from imaging_pipeline.segment.backends.probe import Probe, probe
+from imaging_pipeline.segment.backends import Network
+from imaging_pipeline.segment.backends.probe import Probe
 from imaging_pipeline.segment.background import background
 from imaging_pipeline.segment.bundle import Bundle
-from imaging_pipeline.segment.config import CONFIG_FAULTS, Config, invalid, parse_config
-from imaging_pipeline.segment.device import allowed_axes, autocast, window_batch
+from imaging_pipeline.segment.config import CONFIG_FAULTS, invalid, parse_config
+from imaging_pipeline.segment.device import allowed_axes, autocast
 from imaging_pipeline.segment.grid import as_image, as_labels
+from imaging_pipeline.segment.network import Wanted, open_network
 from imaging_pipeline.segment.stream import Advance, Keeping, WindowStream
 from imaging_pipeline.segment.transforms import Air, Chain, Prepared, Scores, Sink, compile_chain, in_memory
 from imaging_pipeline.segment.windows import WindowPlan, can_stream, plan_windows
@@ -30,9 +31,10 @@ class MonaiModel:
 
     Attributes:
         bundle: What it was opened from.
-        device: Where it runs.
+        device: Where it runs; of several, the one that holds volumes and sums.
         network: (N, 1, I, J, K) window → (N, C, I, J, K) class scores.
         backend: What runs it.
+        window_batch: Windows a batch that suit it, for all devices together.
         chain: The bundle's transforms before and behind the network.
         inferer: The bundle's inferer.
         probe: What a window has told of the network; None where it was not tried.
@@ -46,6 +48,7 @@ class MonaiModel:
     device: torch.device
     network: Network
     backend: str
+    window_batch: int
     chain: Chain
     inferer: Inferer
     probe: Probe | None
@@ -58,12 +61,6 @@ class MonaiModel:
     def foreign(self) -> tuple[str, ...]:
         """See `Model`."""
         return self.chain.foreign
-
-    @property
-    def window_batch(self) -> int:
-        """See `Model`."""
-        own = self.inferer.sw_batch_size if isinstance(self.inferer, SlidingWindowInferer) else 1
-        return window_batch(self.device, self.settings, own)
 
     @property
     def n_channels(self) -> int:
@@ -126,38 +123,42 @@ class MonaiModel:
         return as_labels(finished, volume, self.bundle, resample=self.writer_resamples)
 
 
-def open_monai(bundle: Bundle, device: torch.device, settings: SegmentSettings) -> MonaiModel:
-    """Open a MONAI bundle; see `open_model`."""
+def open_monai(
+    bundle: Bundle, devices: tuple[torch.device, ...], settings: SegmentSettings, cache_dir: Path | None
+) -> MonaiModel:
+    """Open a MONAI bundle; see `open_model`. Volumes and sums are on the first device."""
+    device = devices[0]
     config = parse_config(bundle, device)
     axes = allowed_axes(bundle.name, bundle.mirror_axes or (), settings)
     try:
-        members = [_member(bundle, config, device, number) for number in range(len(bundle.weights))]
         nearest = settings.restore == "labels"
         chain = compile_chain(config.preprocessing, config.postprocessing, nearest=nearest)
-        found = probe(members[0], config.inferer, bundle, device)
+        wanted = Wanted(
+            bundle=bundle,
+            config=config,
+            devices=devices,
+            settings=settings,
+            cache_dir=cache_dir,
+            mirror_axes=axes,
+            activation=chain.activation,
+        )
+        opened = open_network(wanted)
     except CONFIG_FAULTS as error:
         raise invalid(bundle, error) from error
-    averaged = len(members) > 1 or axes
     return MonaiModel(
         bundle=bundle,
         device=device,
-        network=Average(members, axes, chain.activation) if averaged else members[0],
-        backend=bundle.weights[0].backend,
+        network=opened.network,
+        backend=opened.backend,
+        window_batch=opened.window_batch,
         chain=chain,
         inferer=config.inferer,
-        probe=found,
+        probe=opened.probe,
         air=settings.air_for(bundle.air),
         settings=settings,
         writer_resamples=config.writer_resamples,
         mirror_axes=axes,
     )
-
-
-def _member(bundle: Bundle, config: Config, device: torch.device, number: int) -> Network:
-    weights = bundle.weights[number]
-    # each member needs a network of its own: the parser would hand out the same one again
-    build = config.build if number == 0 else parse_config(bundle, device).build
-    return load_network(weights.path, device, build, weights.backend)
 
 
 def _plain(image: torch.Tensor) -> torch.Tensor:

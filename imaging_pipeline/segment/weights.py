@@ -59,9 +59,8 @@ def choose_weights(bundle: Path, settings: ModelSettings) -> tuple[Weights, ...]
             weights that an installed package should bring.
     """
     stem = "fold_*" if settings.ensemble else "model"
-    backends: Mapping[str, tuple[str, ...]] = SUFFIXES
-    if settings.backend != "auto":
-    XX    for backend, suffixes in backends.items():
+    backends = _usable(settings)
+    for backend, suffixes in backends.items():
         for suffix in suffixes:
             files = sorted((bundle / MODELS).glob(f"{stem}{suffix}"))
             if files:

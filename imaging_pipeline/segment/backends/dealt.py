@@ -13,8 +13,9 @@ from imaging_pipeline.segment.backends.network import Network
 class Dealt:
     """Replicas on several devices as one network; a thread a device, from the first window to `close`.
 
-    Every replica gets batches of one shape, the largest share so far: a replica that got fewer windows computes some of
-    them twice, and one that got none rests. Shapes that never change suit cuDNN's choice of algorithms and CUDA graphs.
+    Every replica gets the same share of a batch: one that got fewer windows computes some of them twice, and one that
+    got none rests. Batches of one shape thus stay so on every device, which suits cuDNN's choice of algorithms and CUDA
+    graphs; smaller ones take less memory everywhere.
     """
 
     def __init__(self, networks: Sequence[Network], devices: Sequence[torch.device]) -> None:
@@ -31,7 +32,6 @@ class Dealt:
             raise ValueError(f"{len(networks)} networks for {len(devices)} devices")
         self._networks = tuple(networks)
         self._devices = tuple(devices)
-        self._share = 0
         # the thread of a pool ends with the pool, also where that is only forgotten
         self._pools = [ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"device-{device}") for device in devices]
 
@@ -42,13 +42,13 @@ class Dealt:
             torch.OutOfMemoryError: Of any replica, when all are finished; so with every other error.
         """
         n_windows = windows.shape[0]
-        self._share = max(self._share, -(-n_windows // len(self._networks)))
+        share_size = -(-n_windows // len(self._networks))
         mode = _Mode.current(self._devices[0].type)
         _settle(windows.device)  # the threads have streams of their own
         futures: list[Future[torch.Tensor]] = []
         # a small batch may end before the last replica
-        for number, start in enumerate(range(0, n_windows, self._share)):
-            share = _filled(windows[start : start + self._share], self._share)
+        for number, start in enumerate(range(0, n_windows, share_size)):
+            share = _filled(windows[start : start + share_size], share_size)
             futures.append(self._pools[number].submit(self._run, number, share, mode))
         wait(futures)  # an error of one must not meet the others in the middle of their work
         return torch.cat([future.result() for future in futures])[:n_windows]

@@ -27,6 +27,15 @@ _CONTENDS = 1.5
 _WINDOWS = 12
 """About what a trial costs, in windows of torch's speed."""
 
+_PAYS_WITHIN = 100
+"""Windows after which another backend must have won back what it takes to open, a volume or a few."""
+
+_LARGEST_GAIN = 0.5
+"""Share of torch's time that no backend is expected to save more of."""
+
+_OPENING_SECONDS = {"openvino": 2.0, "onnxruntime": 8.0}
+"""About what it takes to open a backend, at least."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
@@ -36,7 +45,8 @@ class Choice:
         name: torch, openvino or onnxruntime.
         network: It.
         window_batch: Windows a batch that suit it; 1 for the others, to which a batch is a loop over its windows.
-        seconds: Seconds a window by candidate; empty without a trial.
+        seconds: Seconds a window by candidate; empty without a trial, also where the network is so fast that none
+            could pay.
         excluded: Why a candidate was not in question, by candidate.
         n_folded: Batch norms folded into convolutions of the torch network.
     """
@@ -56,7 +66,7 @@ def fastest(
     window_batch: int = 2,
     backends: Sequence[str] | None = None,
     known: str | None = None,
-    budget_seconds: float = 120.0,
+    budget_seconds: float = 60.0,
 ) -> Choice:
     """Choose between a torch network and what it can be turned into.
 
@@ -64,13 +74,13 @@ def fastest(
         network: On the CPU; its batch norms are folded in place.
         size: (C, I, J, K) of a window.
         window_batch: Windows a batch for torch.
-        backends: Candidates besides torch; None: those that are installed.
+        backends: Candidates besides torch; None: the likely fastest that is installed, as each costs seconds to open.
         known: What an earlier trial chose: it is opened, and nothing timed.
         budget_seconds: Time that the trial may take; candidates that it leaves no room for are excluded.
     """
     candidates = _Candidates(network, size, window_batch)
     if known is None:
-        candidates.hold_trial(live_backends() if backends is None else backends, budget_seconds)
+        candidates.hold_trial(live_backends()[:1] if backends is None else backends, budget_seconds)
     elif known != "torch":
         candidates.open(known)
     return candidates.choose(known)
@@ -84,6 +94,7 @@ class _Candidates:
         self._batches = {"torch": window_batch}
         self._networks: dict[str, Network] = {"torch": network}
         self._seconds: dict[str, float] = {}
+        self._opening: dict[str, float] = {}
         self._excluded: dict[str, str] = {}
         self._windows = smooth_noise(window_batch, size)
         self._n_folded = fold_norms(network.module, self._windows)
@@ -92,11 +103,13 @@ class _Candidates:
         """Turn the torch network into a candidate; whether that is possible."""
         torch_network = self._networks["torch"]
         assert isinstance(torch_network, TorchNetwork)
+        began = time.perf_counter()
         try:
             self._networks[name] = live_network(torch_network, name, self._size)
         except PipelineError as error:
             self._excluded[name] = error.message
             return False
+        self._opening[name] = time.perf_counter() - began
         self._batches[name] = 1
         return True
 
@@ -107,7 +120,9 @@ class _Candidates:
             expected = self._networks["torch"](self._windows)
         self._time("torch")
         for name in names:
-            if time.monotonic() + _WINDOWS * self._seconds["torch"] > end:
+            if self._most_saved() < _OPENING_SECONDS.get(name, 0.0):
+                self._excluded[name] = f"opening it takes longer than it could save over {_PAYS_WITHIN} windows"
+            elif time.monotonic() + _WINDOWS * self._seconds["torch"] > end:
                 self._excluded[name] = f"a trial takes longer than the {budget_seconds:g} s that it may"
             elif self.open(name) and self._agrees(name, expected):
                 self._time(name)
@@ -115,13 +130,15 @@ class _Candidates:
         contenders = [name for name, seconds in self._seconds.items() if seconds <= limit]
         for name in contenders if len(contenders) > 1 and time.monotonic() < end else ():
             self._time(name)
+        if self._most_saved() < min(_OPENING_SECONDS.values()):
+            self._seconds.clear()
 
     def choose(self, known: str | None) -> Choice:
         """The one that was known and opens, or the fastest, or torch."""
         name = known if known in self._networks else "torch"
         if self._seconds:
             best = min(self._seconds, key=self._seconds.__getitem__)
-            name = best if self._seconds[best] < _WORTH * self._seconds["torch"] else "torch"
+            name = best if self._pays(best) else "torch"
         return Choice(
             name=name,
             network=self._networks[name],
@@ -130,6 +147,14 @@ class _Candidates:
             excluded=self._excluded,
             n_folded=self._n_folded,
         )
+
+    def _most_saved(self) -> float:
+        return _LARGEST_GAIN * _PAYS_WITHIN * self._seconds["torch"]
+
+    def _pays(self, name: str) -> bool:
+        seconds, of_torch = self._seconds[name], self._seconds["torch"]
+        is_won_back = (of_torch - seconds) * _PAYS_WITHIN > self._opening.get(name, 0.0)
+        return seconds < _WORTH * of_torch and is_won_back
 
     def _agrees(self, name: str, expected: torch.Tensor) -> bool:
         with torch.inference_mode():
