@@ -208,7 +208,7 @@ def test_every_layer_computes_where_it_was_placed(name: str) -> None:
         parts(windows(1))  # every layer runs; only the last step, back to the windows' device, cannot
     assert all(set(devices) == {parts.places[name]} for name, devices in seen.items())
     order = list(seen)
-    assert [device for device in map(parts.places.get, order)] == sorted(map(parts.places.get, order), key=str)
+    assert list(map(parts.places.get, order)) == sorted(map(parts.places.get, order), key=str)
     for name, layer in layers(module).items():
         assert {tensor.device for tensor in layer.state_dict().values()} >= {parts.places[name]}
 
