@@ -154,7 +154,7 @@ class _Opener:
             return network
         if weights.wanted == "auto" and may_choose and self._wanted.cache_dir is not None and not self._is_quick():
             return self._fastest(network, size, self._wanted.cache_dir / _CHOICES)
-        fold_norms(network.module, smooth_noise(self._torch_batch, size))
+        fold_norms(network.module, smooth_noise(1, size))
         return network
 
     def _window(self) -> tuple[int, int, int, int] | None:

@@ -24,6 +24,9 @@ _WORTH = 0.9
 _CONTENDS = 1.5
 """Only candidates within this factor of the fastest are timed a second time."""
 
+_STEADY_SECONDS = 0.5
+"""Windows that take longer than this are timed once: what disturbs a machine for a moment weighs little there."""
+
 _WINDOWS = 12
 """About what a trial costs, in windows of torch's speed."""
 
@@ -78,7 +81,7 @@ def fastest(
         known: What an earlier trial chose: it is opened, and nothing timed.
         budget_seconds: Time that the trial may take; candidates that it leaves no room for are excluded.
     """
-    candidates = _Candidates(network, size, window_batch)
+    candidates = _Candidates(network, size, window_batch, folds=known in (None, "torch"))
     if known is None:
         candidates.hold_trial(live_backends()[:1] if backends is None else backends, budget_seconds)
     elif known != "torch":
@@ -89,7 +92,9 @@ def fastest(
 class _Candidates:
     """Torch and what stands beside it."""
 
-    def __init__(self, network: TorchNetwork, size: tuple[int, int, int, int], window_batch: int) -> None:
+    def __init__(
+        self, network: TorchNetwork, size: tuple[int, int, int, int], window_batch: int, *, folds: bool
+    ) -> None:
         self._size = size
         self._batches = {"torch": window_batch}
         self._networks: dict[str, Network] = {"torch": network}
@@ -97,7 +102,7 @@ class _Candidates:
         self._opening: dict[str, float] = {}
         self._excluded: dict[str, str] = {}
         self._windows = smooth_noise(window_batch, size)
-        self._n_folded = fold_norms(network.module, self._windows)
+        self._n_folded = fold_norms(network.module, self._windows[:1]) if folds else 0  # others fold by themselves
 
     def open(self, name: str) -> bool:
         """Turn the torch network into a candidate; whether that is possible."""
@@ -128,7 +133,8 @@ class _Candidates:
                 self._time(name)
         limit = _CONTENDS * min(self._seconds.values())
         contenders = [name for name, seconds in self._seconds.items() if seconds <= limit]
-        for name in contenders if len(contenders) > 1 and time.monotonic() < end else ():
+        again = len(contenders) > 1 and time.monotonic() < end and limit < _STEADY_SECONDS
+        for name in contenders if again else ():
             self._time(name)
         if self._most_saved() < min(_OPENING_SECONDS.values()):
             self._seconds.clear()

@@ -155,8 +155,7 @@ def _fill_blocks(
             continue
         channels = _can_win(low.values[:, *old], high.values[:, *old], labels)
         ends = [plane.between(rows, columns, channels) for plane in (low, high)]
-        for number, shares in enumerate(weight):
-            out[number, rows.new, columns.new] = _largest(channels, ends, shares, out.dtype)
+        out[:, rows.new, columns.new] = _largest(channels, ends, weight, out.dtype)
 
 
 def _can_win(low: Floats, high: Floats, labels: NDArray[np.int64]) -> list[int]:
@@ -166,16 +165,18 @@ def _can_win(low: Floats, high: Floats, labels: NDArray[np.int64]) -> list[int]:
     return [int(channel) for channel in np.flatnonzero(winners | above[0] | above[1])]
 
 
-def _largest(channels: Sequence[int], ends: Sequence[dict[int, Floats]], shares: Floats, dtype: Any) -> NDArray[Any]:
-    """The channel with the largest value between two planes, the first of several; channels ascend."""
+def _largest(channels: Sequence[int], ends: Sequence[dict[int, Floats]], weight: Floats, dtype: Any) -> NDArray[Any]:
+    """The channel with the largest value on new planes between two, the first of several; channels ascend."""
     low, high = ends
-    best, value = (np.empty_like(low[channels[0]]) for _ in range(2))
-    is_above, label = np.empty(best.shape, bool), np.full(best.shape, channels[0], dtype)
+    shape = (len(weight), *low[channels[0]].shape)
+    shares = weight.T[:, :, None, None]
+    best, value, other = (np.empty(shape, np.float32) for _ in range(3))
+    is_above, label = np.empty(shape, bool), np.full(shape, channels[0], dtype)
     for number, channel in enumerate(channels):
         target = value if number else best
         np.multiply(low[channel], shares[0], out=target)
-        if shares[1]:
-            target += high[channel] * shares[1]
+        np.multiply(high[channel], shares[1], out=other)
+        target += other
         if number:
             np.greater(value, best, out=is_above)
             np.maximum(label, is_above * dtype.type(channel), out=label)
