@@ -27,8 +27,8 @@ _CONTENDS = 1.5
 _STEADY_SECONDS = 0.5
 """Windows that take longer than this are timed once: what disturbs a machine for a moment weighs little there."""
 
-_WINDOWS = 12
-"""About what a trial costs, in windows of torch's speed."""
+_WINDOWS = 4
+"""Windows that checking and timing a candidate takes."""
 
 _PAYS_WITHIN = 100
 """Windows after which another backend must have won back what it takes to open, a volume or a few."""
