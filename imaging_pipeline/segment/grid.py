@@ -35,7 +35,9 @@ def as_image(volume: Volume, device: torch.device) -> MetaTensor:
         array = array.astype(np.float32, copy=False)
     if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = np.array(array)
-    values = torch.from_numpy(array).to(device)
+    values = torch.from_numpy(array)
+    if device.type == "cuda":  # pages that cannot move cross the bus at full speed, and beside other work
+        values = values.pin_memory().to(device, non_blocking=True)
     affine = torch.from_numpy(volume.affine)
     meta = {"original_affine": affine, "space": "RAS", "spatial_shape": np.array(volume.shape)}
     return MetaTensor(values[None], affine=affine, meta=meta)
