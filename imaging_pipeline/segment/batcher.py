@@ -19,7 +19,6 @@ class Batcher:
     Every batch has the same shape: what no volume fills is a repetition whose scores are dropped.
 
     Attributes:
-        n_batches: Batches run so far.
         seconds: Time in the network so far.
     """
 
@@ -42,7 +41,6 @@ class Batcher:
         """
         self.network = network
         self.size = size
-        self.n_batches = 0
         self.seconds = 0.0
         self._device = device
         self._autocast = autocast
@@ -110,7 +108,6 @@ class Batcher:
         if scores.device.type == "cuda":
             torch.cuda.synchronize(scores.device)
         seconds = time.perf_counter() - began
-        self.n_batches += 1
         self.seconds += seconds
         asking = taken[0][0]
         with torch.inference_mode():

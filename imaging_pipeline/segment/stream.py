@@ -55,7 +55,6 @@ class WindowStream:
         n_channels: int = 0,
         fill: Fill | None = None,
         foreground: torch.Tensor | None = None,
-        axis: int | None = None,
     ) -> None:
         """Lay out the windows.
 
@@ -67,9 +66,8 @@ class WindowStream:
             n_channels: Classes; 0: the network will say.
             fill: As of `Accumulator`.
             foreground: (I, J, K) voxels that are not air: windows without any are left out; None: none is.
-            axis: The axis that planes come along; None: that of the plan.
         """
-        self.axis = plan.stream_axis if axis is None else axis
+        self.axis = plan.stream_axis
         self.plan = plan
         self.n_channels = n_channels
         self.seconds = 0.0

@@ -45,12 +45,7 @@ class WindowPlan:
     @property
     def stream_axis(self) -> int:
         """The axis that windows follow each other along, and that slabs are cut along."""
-        return self.longest_axis if self.axis is None else self.axis
-
-    @property
-    def longest_axis(self) -> int:
-        """The axis with the most voxels, the first of several."""
-        return self.shape.index(max(self.shape))
+        return self.shape.index(max(self.shape)) if self.axis is None else self.axis
 
     def in_order(self, axis: int) -> list[Shape]:
         """Starts of all windows, ascending along an axis first, then along the others."""

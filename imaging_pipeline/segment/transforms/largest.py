@@ -1,5 +1,6 @@
 """Class scores to labels on another grid, slab by slab: neither grid ever holds all channels."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -118,8 +119,8 @@ def _by_blocks(
 
 
 def _grows(move: Separable) -> bool:
-    old, new = torch.tensor(move.old_shape).prod(), torch.tensor(move.grid.shape).prod()
-    return move.blends and bool(old > 0) and bool(new > old * _GROWTH)
+    n_old, n_new = math.prod(move.old_shape), math.prod(move.grid.shape)
+    return move.blends and 0 < n_old * _GROWTH < n_new
 
 
 def _followed(scores: Scores, moves: Sequence[Move]) -> tuple[int, bool]:
