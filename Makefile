@@ -5,10 +5,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-results
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint viewer clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m imaging_pipeline.run sample_data/studies --out $(DEMO_OUT) --save-image
@@ -16,16 +16,22 @@ demo: $(VENV)/.installed
 	@echo "masks:"
 	@find $(DEMO_OUT) -name '*_dseg.nii.gz'
 	@echo "index: $(DEMO_OUT)/index   run: $(DEMO_OUT)/run.json   labels: $(DEMO_OUT)/dseg.tsv"
+	@echo "report: $(DEMO_OUT)/report.html (open it in a browser)"
 	@echo "next:  $(BIN)/python -m imaging_pipeline.run YOUR_STUDIES --out RESULTS --dry-run"
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# What `python -m imaging_pipeline.view` draws with: fetched by npm, pinned; nothing else needs it.
+viewer: $(VENV)/.installed
+	@$(BIN)/python -m imaging_pipeline.viewer.library
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check imaging_pipeline sample_data tests benchmarks
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/shellcheck conf/*.sh .ci/run
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not here: install Python 3.11, or name another by PYTHON=..."; exit 2; }

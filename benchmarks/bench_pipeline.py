@@ -2,9 +2,10 @@
 
     python -m benchmarks.bench_pipeline [--quick] [--json FILE]
 
-Three systems work on copies of the sample study (two volumes and a localizer each):
+Four systems work on copies of the sample study (two volumes and a localizer each):
 
   Spark      python -m imaging_pipeline.run --master local[*]
+  contents   the same, and Spark hands over the bytes of the files (intake.transport=content)
   no Spark   python -m imaging_pipeline.run --no-spark
   MONAI      benchmarks/peer_monai.py: LoadImage on one folder a series, the bundle's transforms and inferer, SaveImage
 
@@ -17,50 +18,28 @@ import hashlib
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from benchmarks.agreement import compare_all
-from benchmarks.copies import Copies, make_copies
+from benchmarks.copies import Case, Runs, make_case
 from benchmarks.harness import Options, Row, interleave, parse_options, report, summarise
-from benchmarks.measure import ROOT, Command, Measurement
+from benchmarks.measure import ROOT, Command
 from imaging_pipeline.records import SeriesResult, Status
 from imaging_pipeline.results.receipt import read_receipts
+from imaging_pipeline.stores import LocalStore
 
 SAMPLE = ROOT / "sample_data" / "studies"
 BUNDLE = ROOT / "models" / "hippocampus_mr"
 SPARK, NO_SPARK, MONAI = "imaging_pipeline, Spark local[*]", "imaging_pipeline --no-spark", "MONAI script"
-SYSTEMS = (SPARK, NO_SPARK, MONAI)
-OPTIONS_OF = {SPARK: ("--master", "local[*]"), NO_SPARK: ("--no-spark",)}
-
-Runs = Mapping[str, tuple[Measurement, ...]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A number of copies, and where results of working on them go."""
-
-    copies: Copies
-    results: Path
-
-    @property
-    def name(self) -> str:
-        """What the table calls it."""
-        return f"{len(self.copies.series)} series"
-
-    def key(self, system: str) -> str:
-        """Name of a system's runs on this case."""
-        return f"{self.name}, {system}"
-
-    def out(self, system: str, number: int) -> Path:
-        """Output folder of a system in a round."""
-        return self.results / f"{SYSTEMS.index(system)}_round{number}"
-
-    def runs(self, runs: Runs) -> Runs:
-        """System to its runs on this case."""
-        return {system: runs[self.key(system)] for system in SYSTEMS}
+CONTENT = "imaging_pipeline, Spark local[*], content"
+SYSTEMS = (SPARK, CONTENT, NO_SPARK, MONAI)
+OPTIONS_OF = {
+    SPARK: ("--master", "local[*]"),
+    CONTENT: ("--master", "local[*]", "--set", "intake.transport=content"),
+    NO_SPARK: ("--no-spark",),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,15 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(__doc__ or "", argv)
     sizes = (1, 4) if options.quick else (4, 40)
     with tempfile.TemporaryDirectory(prefix="bench-pipeline-") as scratch:
-        small, large = (_case(n, Path(scratch) / f"{n}_copies") for n in sizes)
+        small, large = (make_case(SAMPLE, n, Path(scratch) / f"{n}_copies") for n in sizes)
         commands = {case.key(system): partial(_command, case, system) for case in (small, large) for system in SYSTEMS}
         runs = interleave(commands, options.repeats or (1 if options.quick else 3))
         report("bench_pipeline", _rows(small, large, runs), options, _notes(options))
-
-
-def _case(n: int, where: Path) -> Case:
-    (where / "tmp").mkdir(parents=True)
-    return Case(copies=make_copies(SAMPLE, n, where), results=where / "results")
 
 
 def _command(case: Case, system: str, number: int) -> Command:
@@ -95,15 +69,15 @@ def _command(case: Case, system: str, number: int) -> Command:
 def _rows(small: Case, large: Case, runs: Runs) -> list[Row]:
     figures = {system: {**_slope(small, large, runs, system), **_results(large, system)} for system in SYSTEMS}
     return [
-        *summarise(small.name, small.runs(runs), peer=MONAI),
-        *summarise(large.name, large.runs(runs), peer=MONAI, figures=figures),
+        *summarise(small.name, small.runs(runs, SYSTEMS), peer=MONAI),
+        *summarise(large.name, large.runs(runs, SYSTEMS), peer=MONAI, figures=figures),
     ]
 
 
 def _slope(small: Case, large: Case, runs: Runs, system: str) -> dict[str, float]:
     """Seconds of a further series, and of start-up: the line through a small and a large number of series."""
     n_small, n_large = len(small.copies.series), len(large.copies.series)
-    pairs = list(zip(small.runs(runs)[system], large.runs(runs)[system], strict=True))
+    pairs = list(zip(small.runs(runs, SYSTEMS)[system], large.runs(runs, SYSTEMS)[system], strict=True))
     slope = statistics.median((more.seconds - few.seconds) / (n_large - n_small) for few, more in pairs)
     start = statistics.median(few.seconds for few, _ in pairs) - slope * n_small
     return {"seconds_per_series": slope, "start_up_seconds": start}
@@ -114,7 +88,9 @@ def _results(case: Case, system: str) -> dict[str, float | int]:
     if system == MONAI:
         return {}
     out, peer = case.out(system, 0), case.out(MONAI, 0)
-    done = {item.identity.series_uid: item for item in read_receipts(out) if item.status is Status.DONE}
+    done = {
+        item.identity.series_uid: item for item in read_receipts(LocalStore(root=out)) if item.status is Status.DONE
+    }
     if done.keys() != case.copies.series.keys():
         raise RuntimeError(f"{system} finished {len(done)} of {case.name}")
     folders = case.copies.series

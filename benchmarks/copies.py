@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, generate_uid
+
+from benchmarks.measure import Measurement
+
+Runs = Mapping[str, tuple[Measurement, ...]]
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 _FEWEST_SLICES = 10
@@ -35,6 +40,37 @@ class _Instance:
     dataset: FileDataset
     uids: dict[str, str]
     series_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A number of copies, and where results of working on them go."""
+
+    copies: Copies
+    results: Path
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return f"{len(self.copies.series)} series"
+
+    def key(self, system: str) -> str:
+        """Name of a system's runs on this case."""
+        return f"{self.name}, {system}"
+
+    def out(self, system: str, number: int) -> Path:
+        """Output folder of a system in a round."""
+        return self.results / f"{''.join(filter(str.isalnum, system))}_round{number}"
+
+    def runs(self, runs: Runs, systems: Iterable[str]) -> Runs:
+        """System to its runs on this case."""
+        return {system: runs[self.key(system)] for system in systems}
+
+
+def make_case(sample: Path, n: int, where: Path) -> Case:
+    """Copies of a study, and a folder beside them for temporary files."""
+    (where / "tmp").mkdir(parents=True)
+    return Case(copies=make_copies(sample, n, where), results=where / "results")
 
 
 def make_copies(study: Path, n: int, where: Path) -> Copies:

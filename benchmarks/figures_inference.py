@@ -12,6 +12,7 @@ from benchmarks.agreement import compare_all
 from benchmarks.cases_inference import Case
 from imaging_pipeline.records import SeriesResult, Status
 from imaging_pipeline.results.receipt import read_receipts
+from imaging_pipeline.stores import LocalStore
 
 OURS = "ours"
 STAGES = {"open_model": "open", "decode": "load", "postprocess": "restore"}
@@ -118,7 +119,7 @@ def _told(system: str, out: Path) -> dict[str, Any]:
 
 
 def _done(out: Path) -> list[SeriesResult]:
-    return [result for result in read_receipts(out) if result.status is Status.DONE]
+    return [result for result in read_receipts(LocalStore(root=out)) if result.status is Status.DONE]
 
 
 def _median(values: Any) -> float:

@@ -1,16 +1,19 @@
 """What a person at the terminal, or a log of a nightly job, sees of a run."""
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from imaging_pipeline.errors import PipelineError
+from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.ledger import Tally
+from imaging_pipeline.outbox import Dispatch
 from imaging_pipeline.records import SeriesIdentity, SeriesResult, SeriesTask, SkippedSeries, Status
 
 _LOG_WIDTH = 1000
@@ -67,38 +70,73 @@ class Screen:
             for path, reason in paths:
                 self.say(f"  {path}: {reason}")
 
-    def table(self, tasks: Sequence[SeriesTask], skipped: Sequence[SkippedSeries], done: Iterable[str]) -> None:
+    def given_up(self, n_series: int, out: str) -> None:
+        """Series of earlier runs that are not tried again."""
+        command = f"python -m imaging_pipeline.rerun {out} --failed --code {Code.WORKER_CRASH}"
+        self.say(f"given up: {n_series} series that ended the process that worked on them; again by: {command}")
+
+    def table(
+        self,
+        tasks: Iterable[SeriesTask],
+        skipped: Iterable[SkippedSeries],
+        given_up: Iterable[SeriesResult],
+        done: Iterable[str],
+    ) -> None:
         """The plan of a dry run: every series and why it is taken or skipped."""
         table = Table("series", "study", "modality", "description", "slices", "verdict", box=None, pad_edge=False)
         finished = set(done)
         for task in tasks:
             again = "already done" if task.identity.series_key in finished else "taken"
+            if task.recomputed_because:
+                again = f"again: {task.recomputed_because}"
             size = f"{task.columns} x {task.rows} x {task.depth}, geometry {task.verdict}"
             notes = [f"{finding.code}: {finding.message}" for finding in task.findings]
             table.add_row(*_cells(task.identity), escape("; ".join((f"{again}: {size}", *notes))))
         for item in skipped:
             fate = "failed" if item.code.is_failure else "skipped"
             table.add_row(*_cells(item.identity), escape(f"{fate}: {item.code}: {item.message}"))
+        for result in given_up:
+            table.add_row(*_cells(result.identity), escape(f"given up: {result.reason_code}: {result.message}"))
         self._console.print(table)
 
     def summary(self, tally: Tally, seconds: float) -> None:
         """How the run ended."""
         done, skipped, failed = (tally.of(status) for status in Status)
-        found = len(tally.results) + tally.already_done
+        found = len(tally.results) + tally.already_done + tally.left
         self._console.print(
             f"{found} series found: {len(done)} done, {tally.already_done} already done, "
             f"{len(skipped)} skipped, {len(failed)} failed, in {seconds:.1f} s"
         )
+        if tally.left:
+            self._console.print(f"  stopped: {tally.left} series are left for the next run")
+        refused = Counter((item.format, item.code.value) for result in done for item in result.formats_refused)
+        for (kind, code), count in sorted(refused.items()):
+            self._console.print(escape(f"  done without {kind}: {count} x {code}"))
+        flags = Counter(flag.code.value for result in done for flag in result.flags)
+        if flags:
+            counts = ", ".join(f"{count} x {code}" for code, count in sorted(flags.items()))
+            self._console.print(escape(f"  to look at: {sum(bool(result.flags) for result in done)} series ({counts})"))
         for code, count in sorted(Counter(result.reason_code for result in skipped).items()):
             self._console.print(escape(f"  skipped {count} x {code}"))
         for result in failed:
             name = f"{result.identity.modality} {result.identity.series_key}"
             self._console.print(escape(f"  failed {name}: {result.reason_code}: {result.message}; {result.hint}"))
+        if tally.dispatch is not None:
+            self.dispatch(tally.dispatch)
+
+    def dispatch(self, dispatch: Dispatch) -> None:
+        """How sending ended; objects that share a reason share a line."""
+        counts = f"{dispatch.n_sent} sent, {dispatch.n_there} already there, {len(dispatch.unsent)} not sent"
+        waiting = f", {dispatch.n_waiting} waiting" if dispatch.n_waiting else ""
+        self._console.print(escape(f"objects for {dispatch.destination}: {counts}{waiting}"))
+        reasons = Counter((item.code, item.message, item.hint) for item in dispatch.unsent)
+        for (code, message, hint), count in sorted(reasons.items()):
+            self._console.print(escape(f"  failed {count} x {code}: {message}; {hint}"))
 
 
 def say(text: str) -> None:
     """One line on standard output."""
-    print(text)
+    print(text, flush=True)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -112,9 +150,25 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console.print(grid)
 
 
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], object]]:
+    """A bar on a terminal, nothing elsewhere; call what it yields once for each of `total` things."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        number = bar.add_task(what, total=total)
+        yield lambda: bar.advance(number)
+
+
 def show_error(error: PipelineError) -> None:
     """One line on standard error."""
     print(f"imaging_pipeline: {error.code}: {error.message}; {error.hint}", file=sys.stderr)
+
+
+def show_stopping() -> None:
+    """One line on standard error, from within a signal's handler: by the system call alone."""
+    os.write(2, b"imaging_pipeline: stopping behind the series at work; Ctrl-C again ends at once\n")
 
 
 def _cells(identity: SeriesIdentity) -> tuple[str, ...]:
@@ -132,4 +186,5 @@ def _line(result: SeriesResult) -> str:
     if result.status is not Status.DONE:
         return f"{name}  {result.reason_code}: {result.message}"
     volumes = ", ".join(f"{label} {volume:.2f} ml" for label, volume in list(result.volumes_ml.items())[:4])
-    return f"{name}  {result.mask_path or result.image_path}  {volumes}".rstrip()
+    without = "".join(f"  no {item.format}: {item.code}" for item in result.formats_refused)
+    return f"{name}  {result.mask_path or result.image_path}  {volumes}{without}".rstrip()

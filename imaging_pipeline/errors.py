@@ -13,6 +13,7 @@ class Code(StrEnum):
     NOT_DICOM = "not-dicom"  # neither a DICM preamble nor a data set that starts like DICOM
     EMPTY_FILE = "empty-file"  # zero bytes
     UNREADABLE_FILE = "unreadable-file"  # the file system refuses to open or read it
+    ARCHIVE_BOMB = "archive-bomb"  # an archive that unpacks to more than the settings allow
     DAMAGED_HEADER = "damaged-header"  # DICOM, but the header breaks off or cannot be parsed
     DICOMDIR = "dicomdir"  # a media directory, not an instance
     DUPLICATE_INSTANCE = "duplicate-instance"  # a second copy of a SOP Instance UID
@@ -42,6 +43,12 @@ class Code(StrEnum):
     SPLIT_STACK = "split-stack"  # one series held several volumes; this is one of them
     MISSING_UID = "missing-uid"  # grouped without a Series Instance UID
 
+    # a DICOM output of a series that is done without it
+    NO_FRAME_OF_REFERENCE = "no-frame-of-reference"  # nothing says which patient space the positions belong to
+    NOTHING_FOUND = "nothing-found"  # no label in the mask, and hence nothing that the object could hold
+    SEG_TOO_LARGE = "seg-too-large"  # beyond what one DICOM object can hold
+    NOT_ENCODABLE = "not-encodable"  # attributes of the source that no valid object can be made of
+
     # a series that should have worked
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"
     DECODE_FAILED = "decode-failed"
@@ -54,11 +61,21 @@ class Code(StrEnum):
     WORKER_CRASH = "worker-crash"  # the process that worked on it died
     INTERNAL_ERROR = "internal-error"  # a fault of ours: please report it
 
+    # an output that has not reached its destination; the series is done all the same
+    SEND_UNREACHABLE = "send-unreachable"  # the destination does not answer, or not any more
+    SEND_REFUSED = "send-refused"  # it takes nothing from us: AE titles, certificate, token, address
+    SEND_REJECTED = "send-rejected"  # it does not take this object
+    SEND_NOT_COMMITTED = "send-not-committed"  # it has the object and has not promised to keep it
+    SEND_UNREADABLE = "send-unreadable"  # the output is gone, or not what its receipt says
+
     # a run that cannot start
     USAGE = "usage"
     SETTINGS_INVALID = "settings-invalid"
     STUDIES_NOT_FOUND = "studies-not-found"
     OUT_NOT_WRITABLE = "out-not-writable"
+    OUT_FULL = "out-full"  # no space, or no quota, is left where results are written
+    RESULTS_BUSY = "results-busy"  # another run works on the same RESULTS
+    STORE_UNREACHABLE = "store-unreachable"  # a store that was there does not answer any more
     JAVA_MISSING = "java-missing"
     SPARK_FAILED = "spark-failed"
     DEVICE_NOT_FOUND = "device-not-found"
@@ -72,11 +89,43 @@ class Code(StrEnum):
     EXTRA_MISSING = "extra-missing"  # an optional package is needed and not installed
     INDEX_DAMAGED = "index-damaged"
     INDEX_BUSY = "index-busy"  # another run commits to the same index
+    RESULTS_NOT_FOUND = "results-not-found"  # no RESULTS, or one without an index
+    QUERY_INVALID = "query-invalid"  # SQL that cannot be answered from the tables of a RESULTS
+    NOTHING_TO_COMPARE = "nothing-to-compare"  # no series that both sides have a mask of
+
+    # what verify finds in a RESULTS
+    RECEIPT_DAMAGED = "receipt-damaged"  # a receipt that cannot be read
+    RECEIPT_EDITED = "receipt-edited"  # a receipt whose seal does not fit
+    OUTPUT_MISSING = "output-missing"  # a file that a receipt names is not there
+    OUTPUT_CHANGED = "output-changed"  # a file is not the one that its receipt names
+    OUTPUT_UNLISTED = "output-unlisted"  # a file of a series that no receipt names
+    ROW_MISSING = "row-missing"  # a receipt without a row of the index
+    ROW_EXTRA = "row-extra"  # a row of the index without a receipt, or a second one
+    ROW_DIFFERENT = "row-different"  # a row that says something else than its receipt
+    RUN_EDITED = "run-edited"  # run.json, whose settings rerun and send go by, was changed
+    AUDIT_BROKEN = "audit-broken"  # lines of the audit log that were changed, removed or put in
 
     @property
     def is_failure(self) -> bool:
         """Whether a series that intake refuses for it should have worked: damage, rather than another kind of data."""
         return self is Code.TRUNCATED_PIXELS
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether no other series could do better: where results go, nothing can be written."""
+        return self in (Code.OUT_FULL, Code.OUT_NOT_WRITABLE)
+
+
+class FlagCode(StrEnum):
+    """Why somebody should look at a series that is done: stable words in the index, in receipts and in the summary."""
+
+    GEOMETRY = "geometry"  # the volume was repaired
+    EMPTY_MASK = "empty-mask"  # no label has a voxel
+    LABEL_MISSING = "label-missing"  # some labels have no voxel
+    CUT_OFF = "cut-off"  # a label touches a face of the volume
+    IMPLAUSIBLE_VOLUME = "implausible-volume"  # outside of what the model's table calls plausible
+    ASYMMETRY = "asymmetry"  # left and right of a pair differ much
+    FRAGMENTED = "fragmented"  # many parts, or much of a label outside its largest one
 
 
 class PipelineError(Exception):

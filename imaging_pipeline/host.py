@@ -1,5 +1,8 @@
 """What a process can tell of itself: versions, host, memory, time."""
 
+import hashlib
+import os
+import pwd
 import resource
 import socket
 import sys
@@ -27,6 +30,41 @@ def versions() -> dict[str, str]:
 def host_name() -> str:
     """Name of this machine."""
     return socket.gethostname()
+
+
+@cache
+def machine_tag() -> str:
+    """Tells machines apart on which process numbers mean something else: hosts, their starts, containers."""
+    parts = [host_name()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+
+
+def process_began(number: int) -> float | None:
+    """When a process of this machine began, in seconds since the epoch; 0 where nobody says, None where it is gone."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return None
+    except (OSError, OverflowError):  # somebody else's
+        pass
+    try:
+        ticks = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if "btime" in line)
+        return boot + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0.0
+
+
+def user_name() -> str:
+    """Name of the user that this process runs as, by the system and not the environment; the number without one."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def now() -> str:
@@ -60,6 +98,14 @@ def available_memory_bytes() -> int:
         cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
         free = min(free, limit - used + cached)
     return max(free, 0)
+
+
+def total_memory_bytes() -> int:
+    """Memory of the machine, or of its control group where that allows less; 0 where neither is known."""
+    total = _kilobytes(Path("/proc/meminfo"), "MemTotal") * 1024
+    with suppress(OSError, ValueError):
+        total = min(total, int((_CONTROL_GROUP / "memory.max").read_text()))
+    return total
 
 
 def _kilobytes(path: Path, name: str) -> int:

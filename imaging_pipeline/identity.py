@@ -2,16 +2,18 @@
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 from typing import Literal
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.settings import IdentitySettings
+from imaging_pipeline.stores import Store
+from imaging_pipeline.stores.store import unreachable
 
 KEY_FILE = "identity.key"
 _KEY_DIGITS = 16
@@ -30,6 +32,11 @@ class Keys:
 
     secret: bytes
     mode: Literal["hmac", "raw"] = "hmac"
+
+    @property
+    def seal_key(self) -> bytes:
+        """Key by which receipts and lines of the audit log are sealed."""
+        return hmac.new(self.secret, b"seal", hashlib.sha256).digest()
 
     def subject(self, patient_id: str, study_uid: str) -> str:
         """Key of a patient; without a Patient ID each study is a subject of its own."""
@@ -52,32 +59,49 @@ class Keys:
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:_KEY_DIGITS]
 
 
-def open_keys(results: Path, settings: IdentitySettings, *, create: bool = True) -> Keys:
-    """Keys of a RESULTS folder, its secret made (mode 0600) on first use.
+def open_keys(results: Store, settings: IdentitySettings, *, create: bool = True) -> Keys:
+    """Keys of a RESULTS, its secret made on first use (mode 0600 in a folder).
 
     Args:
-        results: The output folder.
-        settings: Names another secret, so that keys agree between folders.
-        create: False leaves the folder alone: a secret that is not there yet is made for this process only.
+        results: RESULTS.
+        settings: Names another secret, so that keys agree between several of them.
+        create: False leaves RESULTS alone: a secret that is not there yet is made for this process only.
 
     Raises:
-        PipelineError: `settings-invalid` where a named secret cannot be read or is shorter than 16 bytes.
+        PipelineError: `settings-invalid` where a secret cannot be read or is shorter than 16 bytes, `write-failed`.
     """
-    path = settings.secret_file or results / KEY_FILE
-    if settings.secret_file is None and not path.exists():
-        secret = secrets.token_hex(32).encode()
-        return Keys(_publish(path, secret) if create else secret, settings.keys)
+    path = settings.secret_file or f"{results}/{KEY_FILE}"
     try:
-        secret = path.read_bytes().strip()
+        secret = settings.secret_file.read_bytes() if settings.secret_file else _own_secret(results, create=create)
     except OSError as error:
         raise PipelineError(
             Code.SETTINGS_INVALID, f"cannot read the secret {path}: {error.strerror}", "grant read access to it"
         ) from None
+    secret = secret.strip()
     if len(secret) < 16:
         raise PipelineError(
             Code.SETTINGS_INVALID, f"the secret {path} has {len(secret)} bytes, 16 are needed", "write a longer one"
         )
     return Keys(secret, settings.keys)
+
+
+def known_keys(results: Store, settings: IdentitySettings) -> Keys:
+    """Keys of a RESULTS that is there already: none are made.
+
+    Raises:
+        PipelineError: As `open_keys`, and `settings-invalid` where RESULTS has no secret.
+    """
+    try:
+        is_there = settings.secret_file is not None or results.exists(KEY_FILE)
+    except OSError as error:
+        raise unreachable(results, error) from None
+    if not is_there:
+        raise PipelineError(
+            Code.SETTINGS_INVALID,
+            f"{results} has no {KEY_FILE}",
+            "name a RESULTS, and the file by --set identity.secret_file=FILE where its runs were given one",
+        )
+    return open_keys(results, settings, create=False)
 
 
 def cut_description(text: str, mode: Literal["vocabulary", "full", "none"]) -> str:
@@ -98,7 +122,7 @@ def _is_harmless(token: str) -> bool:
 
 @cache
 def _protocol_words() -> frozenset[str]:
-    return frozenset(Path(__file__).with_name("protocol_words.txt").read_text(encoding="utf-8").split())
+    return frozenset(files("imaging_pipeline").joinpath("protocol_words.txt").read_text(encoding="utf-8").split())
 
 
 def _alphanumeric(text: str) -> str:
@@ -107,19 +131,11 @@ def _alphanumeric(text: str) -> str:
     return label if label == text else f"{label}x{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _publish(path: Path, secret: bytes) -> bytes:
-    """Write a new secret unless somebody was quicker; the secret that counts."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, secret + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return path.read_bytes().strip()
-    finally:
-        temporary.unlink()
-    return secret
+def _own_secret(results: Store, *, create: bool) -> bytes:
+    """The secret of a RESULTS: a new one unless somebody was quicker."""
+    with suppress(FileNotFoundError):
+        return results.read(KEY_FILE)
+    secret = secrets.token_hex(32).encode()
+    if not create or results.create(KEY_FILE, secret + b"\n"):
+        return secret
+    return results.read(KEY_FILE)

@@ -18,7 +18,7 @@ from imaging_pipeline.job import Job
 from imaging_pipeline.overlap import Behind, Done, ahead
 from imaging_pipeline.records import SeriesResult, SeriesTask, SkippedSeries, Status
 from imaging_pipeline.segment.bundle import Bundle
-from imaging_pipeline.sources import Source, open_source
+from imaging_pipeline.sources import Opener, Source
 
 if TYPE_CHECKING:  # torch loads with the first series that needs it
     from imaging_pipeline.segment.engine import Engine
@@ -31,22 +31,24 @@ Writer = Behind[Case, SeriesResult]
 
 
 def process(
-    tasks: Iterable[SeriesTask], job: Job, cores: int | None = None, source: Source = open_source
+    tasks: Iterable[SeriesTask], job: Job, cores: int | None = None, source: Source | None = None
 ) -> Iterator[SeriesResult]:
     """Work through the series of one partition; each ends in a receipt and a result, whatever happens to it.
 
-    A series that an earlier try of this same run has finished is not computed again.
+    A series that an earlier try of this same run has finished is not computed again; none is begun once the run is
+    asked to stop.
 
     Args:
         tasks: Series of this partition.
         job: What they have in common.
         cores: CPU cores that this task owns; None: all of the process.
-        source: Opens the files of a series.
+        source: Opens the files of a series; None: by their paths, or where the settings say that stores are.
 
     Yields:
         Results as they are finished.
     """
-    decoded = ahead(tasks, partial(_decoded, job=job, source=source), _DEPTH)
+    source = source or Opener(job.settings.storage)
+    decoded = ahead(_until_stopped(tasks, job), partial(_decoded, job=job, source=source), _DEPTH)
     writer: Writer = Behind(Case.finish, _DEPTH)
     with closing(decoded), writer:  # type: ignore[type-var]
         for _ in _segmented(decoded, writer, job, cores):
@@ -80,11 +82,11 @@ def skipped_result(skipped: SkippedSeries, job: Job) -> SeriesResult:
     return closed(result, skipped.code, skipped.message, skipped.hint)
 
 
-def crashed_result(task: SeriesTask, job: Job, cause: str) -> SeriesResult:
-    """The result of a series whose worker never came back."""
-    result = replace(job.result(task.identity, Status.FAILED), geometry_verdict=task.verdict, findings=task.findings)
-    hint = "see the run's log; more memory for the task or --device cpu may help"
-    return closed(result, Code.WORKER_CRASH, f"the process that worked on it ended: {cause}", hint)
+def _until_stopped(tasks: Iterable[SeriesTask], job: Job) -> Iterator[SeriesTask]:
+    for task in tasks:
+        if job.is_stopping:
+            return
+        yield task
 
 
 def _decoded(task: SeriesTask, job: Job, source: Source) -> Case:
@@ -95,9 +97,14 @@ def _decoded(task: SeriesTask, job: Job, source: Source) -> Case:
 
 def _segmented(decoded: Decoded, writer: Writer, job: Job, cores: int | None) -> Iterator[None]:
     """Hand every case to the writer, with its mask where it has one."""
+    if job.bundle is None:
+        for plain in decoded:
+            writer.put(plain.value())
+            yield None
+        return
     cases = _with_volume(decoded, writer)
     first = next(cases, None)
-    if first is None or job.bundle is None:
+    if first is None:
         yield None
         return
     began = time.perf_counter()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from imaging_pipeline.errors import Code
+from imaging_pipeline.errors import Code, FlagCode
 
 Vector = tuple[float, float, float]
 
@@ -43,7 +43,7 @@ class FileRef:
     Attributes:
         path: Local path, or a URL that fsspec opens.
         size_bytes: Length of the file.
-        modified_at: Modification time in seconds since the epoch.
+        modified_at: Modification time in seconds since the epoch, milliseconds begun left out.
     """
 
     path: str
@@ -123,6 +123,13 @@ class HeaderRow:
     plane: SliceHeader | None = None
     skipped: SkippedFile | None = None
 
+    @property
+    def path(self) -> str:
+        """Where it comes from: the file, or a member of it."""
+        item = self.plane or self.skipped
+        assert item is not None
+        return item.path
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceRef:
@@ -135,6 +142,7 @@ class SliceRef:
         slope: Rescale Slope (0028,1053); 1 where absent.
         intercept: Rescale Intercept (0028,1052); 0 where absent.
         has_modality_lut: Values follow from a Modality LUT Sequence (0028,3000) instead.
+        sop_instance_uid: SOP Instance UID (0008,0018), by which DICOM outputs refer to the plane.
     """
 
     path: str
@@ -143,6 +151,7 @@ class SliceRef:
     slope: float
     intercept: float
     has_modality_lut: bool = False
+    sop_instance_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +210,7 @@ class SeriesTask:
         blends: One a slice of the volume where slices are filled in; empty where the volume is the slices as read.
         verdict: OK or REPAIRED.
         findings: What is unusual about its geometry.
+        recomputed_because: Why an earlier result does not count; empty where there is none.
     """
 
     identity: SeriesIdentity
@@ -215,6 +225,12 @@ class SeriesTask:
     blends: tuple[Blend, ...] = ()
     verdict: GeometryVerdict = GeometryVerdict.OK
     findings: tuple[Finding, ...] = ()
+    recomputed_because: str = ""
+
+    @property
+    def series_key(self) -> str:
+        """Name of the series in this RESULTS."""
+        return self.identity.series_key
 
     @property
     def depth(self) -> int:
@@ -240,6 +256,37 @@ class SkippedSeries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A DICOM output that was asked for and cannot be made of a series that is done, and why.
+
+    Attributes:
+        format: seg, rtstruct or sr.
+    """
+
+    format: str
+    code: Code
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """Why somebody should look at a series that is done; it changes nothing about its being done.
+
+    Attributes:
+        code: What kind of thing it is.
+        message: What was found, with numbers.
+        hint: What to check.
+        labels: Names of the labels that it concerns; empty for the whole series.
+    """
+
+    code: FlagCode
+    message: str
+    hint: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesResult:
     """What was done to one series, and why: the content of a receipt and of a row of the index.
 
@@ -251,7 +298,15 @@ class SeriesResult:
         image_path: Relative to RESULTS; empty where no image was written.
         mask_path: Relative to RESULTS; empty where no mask was written.
         probabilities_path: Relative to RESULTS; empty where none were asked for.
+        preview_path: Relative to RESULTS; empty where no picture was made.
+        voxel_settings: Settings that can change a voxel: dotted name to value, as JSON.
+        measurements_path: Table of measurements, relative to RESULTS; empty where no mask was written.
+        flags: Why somebody should look at it.
+        formats: DICOM outputs that were asked for (seg, rtstruct, sr), each with the settings that it was made by.
+        dicom_paths: Those of them that were made, to their paths relative to RESULTS.
+        formats_refused: Those that this series allows no valid object of; its NIfTI is there all the same.
         fingerprint: Inputs, model, settings that can change a voxel, and package version in one digest.
+        recomputed_because: Why an earlier result did not count any more; empty where there was none.
         shape: Voxels along the written axes (RAS+).
         spacing_mm: Voxel size along the written axes.
         volumes_ml: Label name to volume.
@@ -263,6 +318,7 @@ class SeriesResult:
         memory_steps: Steps down that the series took for want of memory, in order; empty normally.
         stage_seconds: Stage name to wall seconds.
         output_digests: Path relative to RESULTS to SHA-256.
+        seal: HMAC of the receipt by the secret of RESULTS.
     """
 
     identity: SeriesIdentity
@@ -275,11 +331,19 @@ class SeriesResult:
     image_path: str = ""
     mask_path: str = ""
     probabilities_path: str = ""
+    preview_path: str = ""
+    measurements_path: str = ""
+    flags: tuple[Flag, ...] = ()
+    formats: dict[str, str] = field(default_factory=dict)
+    dicom_paths: dict[str, str] = field(default_factory=dict)
+    formats_refused: tuple[Refusal, ...] = ()
     model_name: str = ""
     model_version: str = ""
     model_digest: str = ""
     settings_digest: str = ""
+    voxel_settings: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    recomputed_because: str = ""
     shape: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
     volumes_ml: dict[str, float] = field(default_factory=dict)
@@ -300,3 +364,4 @@ class SeriesResult:
     finished_at: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     output_digests: dict[str, str] = field(default_factory=dict)
+    seal: str = ""

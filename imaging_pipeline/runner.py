@@ -1,21 +1,41 @@
-"""How headers are read and tasks worked through: in this process, or by Spark."""
+"""How files are listed, headers read and tasks worked through: in this process, or by Spark."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from imaging_pipeline.intake.headers import read_file
+import pyarrow as pa
+
+from imaging_pipeline.intake.finder import Finder
 from imaging_pipeline.intake.listing import list_files
+from imaging_pipeline.intake.packets import read_packets
 from imaging_pipeline.job import Job
-from imaging_pipeline.partition import check_model, process
-from imaging_pipeline.records import HeaderRow, SeriesResult, SeriesTask
+from imaging_pipeline.records import FileRef, SeriesResult
+from imaging_pipeline.rows import to_table
+from imaging_pipeline.schedule import Schedule, Slots
+from imaging_pipeline.segment.seat import Place
+from imaging_pipeline.sources import Opener
+from imaging_pipeline.workers import Handover, Worker
 
 
 class Runner(Protocol):
     """What a run needs of the machinery below it."""
 
-    def headers(self, studies: Path, exclude: Path, keywords: Collection[str] = ()) -> list[HeaderRow]:
-        """Rows of every file below a folder, another folder left out; further attributes by DICOM keyword."""
+    def slots(self, job: Job) -> Slots:
+        """What partitions of series are worked through beside each other.
+
+        Raises:
+            PipelineError: Why the tasks of this job cannot be dealt out.
+        """
+
+    def list_files(self, studies: Path, exclude: Path | None) -> pa.Table:
+        """Every file below a folder, another folder left out; rows of `FileRef`."""
+
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
+        """`PACKETS` of files that were listed here or in a store; further attributes by DICOM keyword."""
+
+    def find_series(self, packets: pa.Table, finder: Finder) -> pa.Table:
+        """What a finder makes of packets from `mark_copies`."""
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         """Open the model where the tasks will run, before any series is touched; lines that a user should read.
@@ -24,21 +44,61 @@ class Runner(Protocol):
             PipelineError: Why it cannot be used.
         """
 
-    def results(self, tasks: list[SeriesTask], job: Job) -> Iterator[SeriesResult]:
-        """Work through tasks; results as they come, each with its receipt written."""
+    def results(self, schedule: Schedule, job: Job) -> Iterator[SeriesResult]:
+        """Work through the series of a plan; results as they come, each with its receipt written."""
 
 
 class LocalRunner:
-    """This process, one series after the other, without Java."""
+    """One process for the series, one after the other, without Java; headers are read in this one."""
 
-    def headers(self, studies: Path, exclude: Path, keywords: Collection[str] = ()) -> list[HeaderRow]:
+    def __init__(self, log: Path | None = None) -> None:
+        """Start nothing yet.
+
+        Args:
+            log: File for what the process of the series has to say; None: standard error.
+        """
+        self._log = log
+        self._stream: BinaryIO | None = None
+        self._worker: Worker | None = None
+
+    def prepare(self, job: Job) -> None:
+        """Let the process of the series load its libraries while headers are read."""
+        self._started().prepare(job)
+
+    def slots(self, _: Job) -> Slots:
         """See `Runner`."""
-        return [row for file in list_files(studies, exclude=exclude) for row in read_file(file, keywords)]
+        return Slots(n=1, bins_each=1)
+
+    def list_files(self, studies: Path, exclude: Path | None) -> pa.Table:
+        """See `Runner`."""
+        return to_table(FileRef, list_files(studies, exclude=exclude))
+
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
+        """See `Runner`."""
+        return read_packets(files, keywords, opener)
+
+    def find_series(self, packets: pa.Table, finder: Finder) -> pa.Table:
+        """See `Runner`."""
+        return finder(packets)
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         """See `Runner`."""
-        return check_model(job)
+        return () if job.bundle is None else self._started().check(job, Place())
 
-    def results(self, tasks: list[SeriesTask], job: Job) -> Iterator[SeriesResult]:
+    def results(self, schedule: Schedule, job: Job) -> Iterator[SeriesResult]:
         """See `Runner`."""
-        return process(tasks, job)
+        handovers = (Handover(task=task.unpack()) for task in schedule.tasks)
+        return self._started().results(handovers, job, Place())
+
+    def close(self) -> None:
+        """End the process of the series."""
+        if self._worker is not None:
+            self._worker.close()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _started(self) -> Worker:
+        if self._worker is None:
+            self._stream = None if self._log is None else self._log.open("ab")
+            self._worker = Worker(self._stream)
+        return self._worker

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,13 @@ from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files
 from imaging_pipeline.intake.series import Grouped, group_series
 from imaging_pipeline.settings import Settings, resolve
+from tests import s3 as s3_server
 
 hypothesis_settings.register_profile("ours", deadline=None)  # this machine may be busy with other things
 hypothesis_settings.load_profile("ours")
+
+# several tests run at a time: threads that wait for work must not take the cores of others
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # what a trial finds on this machine belongs to this run alone
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="imaging-pipeline-tests-")
@@ -47,6 +53,23 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def dicom_set(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a set of real DICOM by its name; those that are packed are unpacked once."""
+
+    @cache
+    def find(name: str) -> Path:
+        source = shared / "data" / "dicom" / name
+        if source.is_dir():
+            return source
+        unpacked = tmp_path_factory.mktemp("unpacked")
+        with tarfile.open(f"{source}.tar.xz") as archive:
+            archive.extractall(unpacked, filter="data")
+        return unpacked / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def sample() -> Path:
     """The sample study of this repository."""
     return ROOT / "sample_data" / "studies"
@@ -68,6 +91,13 @@ def pipeline() -> Callable[..., Finished]:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3]:
+    """A real S3 server on the loopback interface, for as long as the tests run."""
+    with s3_server.running(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

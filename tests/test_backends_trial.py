@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.networks.blocks import ResidualUnit
+from monai.networks.nets import UNet
 
 from imaging_pipeline.segment.backends.choices import Choices
-from imaging_pipeline.segment.backends.fold import fold_norms
+from imaging_pipeline.segment.backends.fold import fold_norms, fold_shortcuts
 from imaging_pipeline.segment.backends.live import live_network
 from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 from imaging_pipeline.segment.backends.trial import fastest, smooth_noise
@@ -68,3 +70,30 @@ def test_choices_survive_a_broken_file_and_a_folder_that_cannot_be_made(tmp_path
     nowhere = Choices(path=choices.path / "below" / "backends.json")
     nowhere.keep("a", "torch")
     assert nowhere.find("a") is None
+
+
+def test_a_last_convolution_beside_its_own_input_becomes_one_convolution_with_the_same_scores() -> None:
+    unet = UNet(3, 1, 5, (4, 8), (2,), num_res_units=2, norm="batch").eval().requires_grad_(False)
+    windows = smooth_noise(1, SIZE)
+    expected = unet(windows)
+    assert fold_shortcuts(unet) == 1
+    assert not any(isinstance(part, ResidualUnit) for part in list(unet.model)[-1:])
+    torch.testing.assert_close(unet(windows), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_units_whose_sum_is_not_one_convolution_stay() -> None:
+    activated = ResidualUnit(3, 4, 4, subunits=1, norm="batch")  # a norm and an activation lie before the sum
+    strided = ResidualUnit(3, 4, 4, strides=2, subunits=1, last_conv_only=True)
+    shared = ResidualUnit(3, 4, 4, subunits=1, last_conv_only=True)
+    module = torch.nn.Sequential(activated, strided, shared, shared).eval().requires_grad_(False)
+    assert fold_shortcuts(module) == 0
+
+
+def test_scores_of_openvino_are_its_own_memory_until_the_next_window() -> None:
+    pytest.importorskip("openvino")
+    other = live_network(network(), "openvino", SIZE)
+    first = other(torch.zeros(1, *SIZE))
+    kept = first.clone()
+    second = other(torch.ones(1, *SIZE))
+    assert second.data_ptr() == first.data_ptr()
+    assert not torch.equal(kept, second)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,16 +50,13 @@ ACCEPTED = {
 
 
 @pytest.fixture(scope="module")
-def results(shared: Path, pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+def results(
+    dicom_set: Callable[[str], Path], pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, Path]]:
     """Source and results folder of every set, run through the command."""
     folders = {}
     for name in SETS:
-        source = shared / "data" / "dicom" / name
-        if not source.is_dir():
-            unpacked = tmp_path_factory.mktemp("unpacked")
-            with tarfile.open(f"{source}.tar.xz") as archive:
-                archive.extractall(unpacked, filter="data")
-            source = unpacked / name
+        source = dicom_set(name)
         out = tmp_path_factory.mktemp("results") / name
         done = pipeline(source, "--out", out, "--no-spark", "--model", "none", "--quiet")
         assert done.code in (0, 3), done.out + done.err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +21,9 @@ from imaging_pipeline.segment.backends.accelerate import GraphNetwork, accelerat
 from imaging_pipeline.segment.backends.dealt import Dealt
 from imaging_pipeline.segment.backends.sharded import Sharded, shard
 from imaging_pipeline.segment.backends.state_dict import TorchNetwork
+from imaging_pipeline.segment.device import claim_share, free_device_bytes, give_back_unused
 from tests.bundles import WINDOW, random_network
+from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
@@ -357,3 +361,46 @@ def test_a_replayed_graph_gives_the_scores_of_the_network(dtype: torch.dtype | N
             torch.testing.assert_close(graph(batch), network(batch), rtol=1e-3, atol=1e-3)
     assert graph.why_not == ""
     assert graph._recorded is not None
+
+
+def test_a_share_of_a_device_that_is_not_there_is_refused_and_the_cpu_is_left_alone() -> None:
+    claim_share("cpu", 0.5)
+    give_back_unused()
+    with pytest.raises(PipelineError, match="device-not-found"):
+        claim_share("cpu,cuda:99", 0.5)
+
+
+@needs_cuda
+def test_a_process_keeps_to_its_share_and_the_estimate_knows_it() -> None:
+    claim_share("cuda:0", 0.25)
+    try:
+        total = torch.cuda.mem_get_info(CUDA)[1]
+        assert free_device_bytes(CUDA) <= total / 4
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(total // 2, dtype=torch.uint8, device=CUDA)
+    finally:
+        claim_share("cuda:0", 1.0)
+
+
+INTEROP = """
+import torch
+from imaging_pipeline.segment.device import prepare
+from imaging_pipeline.settings import SegmentSettings
+cpu, settings = torch.device("cpu"), SegmentSettings()
+if {late}:
+    torch.jit.wait(torch.jit.fork(torch.ones, 2))
+prepare(cpu, settings, 2)
+prepare(cpu, settings, 1)
+print(torch.get_num_threads(), torch.get_num_interop_threads())
+"""
+
+
+def test_a_task_has_the_threads_of_its_cores_and_none_beside_them() -> None:
+    def says(late: int) -> str:
+        command = [sys.executable, "-c", INTEROP.format(late=late)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert says(late=0) == "1 1"
+    assert says(late=1).split()[0] == "1", "work that has begun is no reason to fail"

@@ -10,11 +10,12 @@ import pytest
 from imaging_pipeline.errors import PipelineError
 from imaging_pipeline.identity import KEY_FILE, Keys, cut_description, open_keys
 from imaging_pipeline.settings import IdentitySettings
+from imaging_pipeline.stores import LocalStore
 
 
 def test_the_secret_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
-    first = open_keys(tmp_path, IdentitySettings())
-    second = open_keys(tmp_path, IdentitySettings())
+    first = open_keys(LocalStore(root=tmp_path), IdentitySettings())
+    second = open_keys(LocalStore(root=tmp_path), IdentitySettings())
     assert first.subject("P1", "1.2") == second.subject("P1", "1.2")
     assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
@@ -23,17 +24,17 @@ def test_the_secret_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> 
 def test_two_results_with_one_named_secret_give_the_same_names(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("a secret of more than sixteen bytes")
     named = IdentitySettings(secret_file=tmp_path / "secret")
-    one, other = (open_keys(tmp_path / name, named) for name in "ab")
+    one, other = (open_keys(LocalStore(root=tmp_path / name), named) for name in "ab")
     (tmp_path / "c").mkdir()
-    own = open_keys(tmp_path / "c", IdentitySettings())
+    own = open_keys(LocalStore(root=tmp_path / "c"), IdentitySettings())
     assert one.subject("P1", "") == other.subject("P1", "") != own.subject("P1", "")
     (tmp_path / "secret").write_text("short")
     with pytest.raises(PipelineError, match="has 5 bytes, 16 are needed"):
-        open_keys(tmp_path, named)
+        open_keys(LocalStore(root=tmp_path), named)
 
 
 def test_a_dry_run_leaves_no_secret_behind(tmp_path: Path) -> None:
-    open_keys(tmp_path, IdentitySettings(), create=False)
+    open_keys(LocalStore(root=tmp_path), IdentitySettings(), create=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""A point of the patient is at its coordinate in image and mask alike, and left stays left, however it was scanned."""
+"""A point of the patient is at its coordinate in every output alike, and left stays left, however it was scanned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from imaging_pipeline.records import Status
 from imaging_pipeline.results.layout import open_results
 from imaging_pipeline.segment.bundle import Bundle, describe
 from imaging_pipeline.settings import ModelSettings, Settings
+from imaging_pipeline.stores import LocalStore
 from sample_data.phantom import CtSpec, Marker, write_ct
+from tests.dicom_objects import points_of_rtstruct, points_of_seg
 
 AXES = np.eye(3)
 AXIS_ALIGNED = [
@@ -81,10 +83,12 @@ def assert_found(spec: CtSpec, folder: Path, grouped: Group, settings: Settings,
         marker=Marker(centre_mm=tuple(left), size_mm=0.1, value=MARKER_HU),
     )
     write_ct(spec, folder / "in")
-    open_results(folder / "out")
-    saving = settings.model_copy(update={"output": settings.output.model_copy(update={"save_image": True})})
-    job = Job(out=folder / "out", run_id="r", settings=saving, bundle=bundle)
-    (result,) = process(grouped(folder / "in").tasks, job)
+    open_results(LocalStore(root=folder / "out"))
+    output = settings.output.model_copy(update={"save_image": True, "formats": ("nifti", "seg", "rtstruct")})
+    saving = settings.model_copy(update={"output": output})
+    job = Job(out=LocalStore(root=folder / "out"), run_id="r", settings=saving, bundle=bundle)
+    (task,) = grouped(folder / "in").tasks
+    (result,) = process([task], job)
     assert result.status is Status.DONE, result.message
     for path, value in ((result.image_path, MARKER_HU), (result.mask_path, 1)):
         image = nib.load(folder / "out" / path)
@@ -93,6 +97,11 @@ def assert_found(spec: CtSpec, folder: Path, grouped: Group, settings: Settings,
         assert len(places) == 1
         x, y, z = nib.affines.apply_affine(image.affine, places[0])
         assert (x, y, z) == pytest.approx((-40.0, -15.0, -20.0), abs=1e-3), "RAS: x shrinks to the left"
+    segment = points_of_seg(folder / "out" / result.dicom_paths["seg"])
+    structure = points_of_rtstruct(folder / "out" / result.dicom_paths["rtstruct"], task)
+    for points in (segment, structure):
+        assert points.keys() == {1}
+        np.testing.assert_allclose(points[1], [left], atol=1e-3)
 
 
 @pytest.mark.parametrize("orientation", AXIS_ALIGNED)

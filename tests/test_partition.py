@@ -22,6 +22,7 @@ from imaging_pipeline.results.receipt import read_receipts
 from imaging_pipeline.segment.bundle import describe
 from imaging_pipeline.segment.engine import Engine
 from imaging_pipeline.settings import ModelSettings, Settings
+from imaging_pipeline.stores import LocalStore
 from sample_data.phantom import CtSpec, write_ct
 from tests.bundles import edit, write_bundle
 
@@ -49,10 +50,10 @@ def job(tmp_path: Path, settings: Settings) -> Job:
 
 def job_with(tmp_path: Path, settings: Settings, **output: bool) -> Job:
     path = write_bundle(tmp_path / "models" / "tiny")
-    open_results(tmp_path / "out")
+    open_results(LocalStore(root=tmp_path / "out"))
     bundle = describe("tiny", ModelSettings(trusted_dirs=(path.parent,), backend="torch"))
     changed = settings.model_copy(update={"output": settings.output.model_copy(update=output)})
-    return Job(out=tmp_path / "out", run_id="r", settings=changed, bundle=bundle)
+    return Job(out=LocalStore(root=tmp_path / "out"), run_id="r", settings=changed, bundle=bundle)
 
 
 def by_depth(results: list[SeriesResult]) -> list[SeriesResult]:
@@ -136,8 +137,8 @@ def test_probabilities_lie_beside_the_mask_in_half_precision(
 ) -> None:
     job = job_with(tmp_path, settings, save_probabilities=True)
     for result in process(tasks[:2], job):
-        values = np.load(job.out / result.probabilities_path, mmap_mode="r")
-        mask = nib.load(job.out / result.mask_path)
+        values = np.load(tmp_path / "out" / result.probabilities_path, mmap_mode="r")
+        mask = nib.load(tmp_path / "out" / result.mask_path)
         assert (values.dtype, values.shape) == (np.float16, (3, *result.shape))
         np.testing.assert_allclose(values.astype(np.float32).sum(0), 1, atol=2e-3)
         assert (np.asarray(values).argmax(0) == np.asanyarray(mask.dataobj)).mean() > 0.99
@@ -152,7 +153,12 @@ def test_probabilities_of_a_model_that_gives_none_are_refused_before_any_series(
     edit(path / "configs" / "inference.json", postprocessing__transforms=steps)
     bundle = describe("tiny", ModelSettings(trusted_dirs=(path.parent,), backend="torch"))
     output = settings.output.model_copy(update={"save_probabilities": True})
-    job = Job(out=tmp_path, run_id="r", settings=settings.model_copy(update={"output": output}), bundle=bundle)
+    job = Job(
+        out=LocalStore(root=tmp_path),
+        run_id="r",
+        settings=settings.model_copy(update={"output": output}),
+        bundle=bundle,
+    )
     with pytest.raises(PipelineError) as refused:
         check_model(job)
     assert refused.value.code is Code.SETTINGS_INVALID

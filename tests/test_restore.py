@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from imaging_pipeline.segment.transforms import between
+from imaging_pipeline.segment.transforms.cells import fill_cells
 from imaging_pipeline.segment.transforms.crop_pad import Unbox
 from imaging_pipeline.segment.transforms.discrete import Activation
 from imaging_pipeline.segment.transforms.geometry import Grid, Move, carry
@@ -80,3 +82,42 @@ def test_probabilities_on_the_native_grid_are_handed_out_slab_by_slab(axis: int)
     labels = largest(scores_in_order(values, axis), moves, SOFTMAX, keep)
     torch.testing.assert_close(got, wanted)
     assert torch.equal(labels[0].long(), got.max(0).indices)
+
+
+@pytest.mark.parametrize("n_channels", [2, 5, 70])
+def test_labels_between_voxels_are_the_largest_interpolated_value_whether_compiled_or_not(
+    n_channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(n_channels)
+    rough = torch.rand(n_channels, 5, 6, 4)  # another class at nearly every voxel
+    grid = Grid(affine=np.diag([3.0, 3, 3, 1]), shape=(5, 6, 4))
+    sampling = Sampling(nearest=False, padding="border", align_corners=False, dtype=torch.float64)
+    finer = plan_resample(grid, np.diag([1.0, 0.7, 0.9, 1.0]), (15, 25, 13), sampling)
+    scores = Scores(source=lambda axis, start, stop: rough.narrow(axis + 1, start, stop - start),
+                    n_channels=n_channels, shape=(5, 6, 4), device=rough.device)  # fmt: skip
+    expected = carry(rough, finer).max(0)
+    compiled = largest(scores, [finer])[0]
+    monkeypatch.setattr(between, "_compiled", lambda: fill_cells)
+    plain = largest(scores, [finer])[0]
+    assert torch.equal(compiled, plain)
+    top = carry(rough, finer).topk(2, dim=0).values
+    clear = top[0] - top[1] > 1e-6
+    assert torch.equal(plain[clear].long(), expected.indices[clear])
+
+
+def test_where_nothing_can_be_kept_on_disk_labels_are_compiled_for_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import numba
+
+    compile_ = numba.njit
+
+    def without_a_place(**options: object) -> object:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_(**options)
+
+    between._compiled.cache_clear()
+    monkeypatch.setattr(numba, "njit", without_a_place)
+    assert callable(between._compiled())
+    between._compiled.cache_clear()

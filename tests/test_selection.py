@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.identity import Keys
 from imaging_pipeline.intake.attributes import Kind, find_attribute
-from imaging_pipeline.intake.headers import read_header
-from imaging_pipeline.intake.listing import list_files
+from imaging_pipeline.intake.copies import mark_copies
+from imaging_pipeline.intake.finder import Finder
+from imaging_pipeline.intake.finder import choose as choose_among
+from imaging_pipeline.intake.packets import by_bucket
 from imaging_pipeline.intake.rules import Condition, SelectionRules, read_rules
-from imaging_pipeline.intake.selection import select
-from imaging_pipeline.intake.series import group_series
-from imaging_pipeline.records import SkippedSeries
+from imaging_pipeline.records import SeriesTask, SkippedSeries
+from imaging_pipeline.runner import LocalRunner
 from imaging_pipeline.settings import resolve
+from imaging_pipeline.sources import open_source
 from sample_data.phantom import CtSpec, write_ct, write_enhanced_ct
 from tests.conftest import ROOT, Finished
 
@@ -50,11 +52,11 @@ def rules_of(text: str, folder: Path) -> SelectionRules:
 def choose(studies: Path, text: str) -> Outcome:
     """What rules make of all files below a folder."""
     rules = rules_of(text, studies.parent)
-    rows = [row for file in list_files(studies) for row in read_header(file, rules.keywords())]
-    grouped = group_series([row.plane for row in rows if row.plane is not None], Keys(b"0" * 16), resolve())
-    assert not grouped.skipped
-    taken, refused = select(grouped.tasks, grouped.heads, rules, "demo")
-    assert len(taken) + len(refused) == len(grouped.tasks)
+    packets = LocalRunner().read_headers(LocalRunner().list_files(studies, None), rules.keywords(), open_source)
+    finder = Finder(Keys(b"0" * 16), resolve(), rules, "demo")
+    series = [item.unpack() for item in choose_among(finder(mark_copies(by_bucket(packets))), rules)]
+    taken = [item for item in series if isinstance(item, SeriesTask)]
+    refused = [item for item in series if isinstance(item, SkippedSeries)]
     assert {item.code for item in refused} <= {Code.NOT_SELECTED}
     assert all(item.hint for item in refused)
     return Outcome(

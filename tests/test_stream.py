@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from imaging_pipeline.segment.batcher import Batcher
 from imaging_pipeline.segment.bundle import describe
 from imaging_pipeline.segment.device import autocast
 from imaging_pipeline.segment.engine import Engine
-from imaging_pipeline.segment.memory import rungs
+from imaging_pipeline.segment.memory import Rung, rungs
 from imaging_pipeline.segment.stream import Keeping, ScoreOverflowError, WindowStream
 from imaging_pipeline.segment.transforms import gathered
 from imaging_pipeline.segment.windows import plan_windows
@@ -290,6 +291,45 @@ def test_on_cuda_sums_go_to_the_host_before_slabs_get_smaller_and_the_cpu_is_las
     ]  # fmt: skip
 
 
+STAND_IN = torch.device("cpu:0")
+"""Another device than `cpu` to torch."""
+
+
+def on_stand_in(rung: Rung) -> Rung:
+    """A step of a CUDA device's ladder on the stand-in."""
+    places = {name: getattr(rung, name) for name in ("device", "sums_device")}
+    return replace(rung, **{name: STAND_IN if place.type == "cuda" else CPU for name, place in places.items()})
+
+
+@pytest.mark.parametrize("n_failures", range(1, 10))
+def test_every_step_of_an_accelerators_ladder_gives_the_mask_that_the_first_one_gives(
+    n_failures: int, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ladder = list(rungs(torch.device("cuda:0"), 4, torch.float16))
+    monkeypatch.setattr("imaging_pipeline.segment.attempt.rungs", lambda *_: map(on_stand_in, ladder))
+    path, volume, left = write_bundle(tmp_path / "tiny"), volume_of((40, 20, 37)), [n_failures]
+    normal = engine_of(path, settings).segment(volume)
+    engine = engine_of(path, settings, window_batch=4)
+
+    def run_out(_: torch.Tensor) -> Exception | None:
+        left[0] -= 1
+        return torch.OutOfMemoryError("injected") if left[0] >= 0 else None
+
+    def open_on(device: torch.device, opened: Any = engine._machine.open_on) -> Any:
+        model = opened(device)
+        object.__setattr__(model, "network", Counted(model.network, run_out))
+        return model
+
+    object.__setattr__(engine._model, "network", Counted(engine._model.network, run_out))
+    engine._machine.device, engine._machine.open_on = STAND_IN, open_on
+    engine._machine.shared = engine._machine.batcher(engine._model, STAND_IN, 4)
+    left[0] = n_failures
+    done = engine.segment(volume)
+    assert done.memory_steps == tuple(f"{rung.name} (out of memory)" for rung in ladder[1 : n_failures + 1])
+    assert done.device == ("cpu" if n_failures >= 6 else "cpu:0")
+    assert float((done.mask.array == normal.mask.array).mean()) > 0.999
+
+
 def with_air(path: Path, **spacing: Any) -> Path:
     """A bundle that clips, as those for CT do."""
     write_bundle(path, air_is_background="clip")
@@ -325,6 +365,25 @@ def test_windows_of_air_are_left_out_and_the_mask_inside_the_body_is_the_same(
     nothing = engine_of(path, settings).segment(volume.with_array(np.full(volume.shape, -1000, np.int16)))
     assert nothing.n_skipped == nothing.n_windows
     assert not nothing.mask.array.any()
+
+
+def test_windows_laid_over_the_body_are_those_of_the_volume_cropped_to_it(tmp_path: Path, settings: Settings) -> None:
+    path, volume = with_air(tmp_path / "tiny"), body_in_air()
+    cropped = engine_of(path, settings, window_starts="body").segment(volume)
+    fewer = engine_of(path, settings).segment(volume)
+    assert cropped.n_windows < fewer.n_windows - fewer.n_skipped
+    inside = (slice(20, 46), slice(18, 42), slice(30, 52))
+    crop = Volume(array=volume.array[inside], affine=volume.affine)
+    alone = engine_of(path, settings, air="off").segment(crop)
+    assert alone.n_windows == cropped.n_windows
+    np.testing.assert_array_equal(cropped.mask.array[inside], alone.mask.array)
+    outside = cropped.mask.array.copy()
+    outside[inside] = 0
+    assert not outside.any()
+    corner = np.full(volume.shape, -1000, np.int16)
+    corner[:5, -3:, 10:13] = 100  # smaller than a window, at the border
+    at_border = engine_of(path, settings, window_starts="body").segment(volume.with_array(corner))
+    assert (at_border.n_windows, at_border.n_skipped) == (1, 0)
 
 
 def test_a_bundle_that_does_not_call_air_background_has_every_window_run(tmp_path: Path, settings: Settings) -> None:

@@ -31,8 +31,13 @@ _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 _SHORT_VRS = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # PS3.5 table 7.1-2
 )
+_VRS = _SHORT_VRS | _LONG_VRS
 _NUMBER_FORMATS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_PIXEL_GROUP, _ITEM_GROUP = 0x7FE0, 0xFFFE
+
+_HEAD: Callable[[bytes, int], tuple[int, int, bytes, int]] = struct.Struct("<HH2sH").unpack_from
+_LENGTH: Callable[[bytes, int], tuple[int]] = struct.Struct("<L").unpack_from
 
 
 class NotDicomError(Exception):
@@ -81,7 +86,10 @@ class Elements:
 
     def is_overlong(self, tag: int) -> bool:
         """Whether a value of a decimal string is longer than the 16 characters that PS3.5 table 6.2-1 allows."""
-        return any(len(part.strip(b" \0")) > MAX_DECIMAL_LENGTH for part in self.values.get(tag, b"").split(b"\\"))
+        raw = self.values.get(tag, b"")
+        return len(raw) > MAX_DECIMAL_LENGTH and any(
+            len(part.strip(b" \0")) > MAX_DECIMAL_LENGTH for part in raw.split(b"\\")
+        )
 
     def is_no_number(self, tag: int, count: int) -> bool:
         """Whether a decimal string has a value that is not `count` finite numbers."""
@@ -147,7 +155,7 @@ def read_elements(stream: BinaryIO, size_bytes: int, wanted: frozenset[int]) -> 
         return elements
     big = elements.transfer_syntax_uid == EXPLICIT_BIG
     implicit = elements.transfer_syntax_uid == IMPLICIT_LITTLE
-    if window.at(start + 4, 2) in _SHORT_VRS | _LONG_VRS:  # some writers declare implicit and write explicit
+    if window.at(start + 4, 2) in _VRS:  # some writers declare implicit and write explicit
         implicit = False
     elif not big and not window.at(start + 4, 2).isalpha():
         implicit = True
@@ -215,6 +223,7 @@ class _Walker:
     def __init__(self, window: _Window, *, implicit: bool, big: bool) -> None:
         self.window = window
         self.implicit = implicit
+        self.is_plain = not implicit and not big
         order = ">" if big else "<"
         self._tag: Callable[[bytes, int], tuple[int, int]] = struct.Struct(order + "HH").unpack_from
         self._long: Callable[[bytes, int], tuple[int]] = struct.Struct(order + "L").unpack_from
@@ -282,7 +291,7 @@ def _starts_like_dataset(window: _Window) -> bool:
     if len(head) < 8 or head[:2] not in (b"\x02\0", b"\x08\0"):
         return False
     element = int.from_bytes(head[2:4], "little")
-    explicit = head[4:6] in _SHORT_VRS | _LONG_VRS
+    explicit = head[4:6] in _VRS
     return element <= 0x0070 and (explicit or int.from_bytes(head[4:8], "little") <= 1024)
 
 
@@ -290,6 +299,8 @@ def _read_dataset(walker: _Walker, offset: int, elements: Elements, wanted: froz
     window, values, size = walker.window, elements.values, walker.window.size_bytes
     last = max(wanted)
     while offset + 8 <= size:
+        if walker.is_plain:
+            offset = _read_plain(window.data, offset, values, wanted)
         tag, start, length = walker.element(offset)
         if tag in _PIXEL_TAGS:
             elements.pixel_bytes = -1 if length == _UNDEFINED else length
@@ -311,6 +322,28 @@ def _read_dataset(walker: _Walker, offset: int, elements: Elements, wanted: froz
             raise _damaged(f"the header ends at byte {size}, {offset} were announced")
         if offset > len(window.data):
             window.need(min(offset, size))
+
+
+def _read_plain(data: bytes, offset: int, values: dict[int, bytes], wanted: frozenset[int]) -> int:
+    """Take elements of explicit VR and length, little endian, that lie in `data`; offset of the first that differs.
+
+    Most elements of most files are of this kind, and a call for each of them would take most of the time.
+    """
+    size = len(data)
+    while offset + 12 <= size:
+        group, number, vr, length = _HEAD(data, offset)
+        start = offset + 8
+        if vr in _LONG_VRS:
+            (length,) = _LENGTH(data, start)
+            start += 4
+        end = start + length
+        if end + 8 > size or vr not in _VRS or group in (_PIXEL_GROUP, _ITEM_GROUP):
+            break
+        tag = group << 16 | number
+        if tag in wanted:
+            values[tag] = data[start:end]
+        offset = end
+    return offset
 
 
 def _decode(raw: bytes, charset: bytes) -> str:

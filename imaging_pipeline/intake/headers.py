@@ -1,7 +1,6 @@
 """The header of one file: a plane for each image in it, or the reason why there is none."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 
 from pydicom.datadict import tag_for_keyword
 
@@ -9,7 +8,7 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.intake.elements import Elements, NotDicomError, read_elements
 from imaging_pipeline.intake.frames import has_functional_groups, read_frames
 from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile, SliceHeader
-from imaging_pipeline.sources import ARCHIVE_DAMAGE, MEMBER, Source, is_archive, members, open_source
+from imaging_pipeline.sources import ARCHIVE_DAMAGE, MEMBER, Opener, Source, is_archive, members, open_source
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -55,21 +54,24 @@ _WANTED = frozenset(
 )
 
 
-def read_file(file: FileRef, keywords: Collection[str] = (), source: Source = open_source) -> Iterator[HeaderRow]:
+def read_file(file: FileRef, keywords: Collection[str] = (), opener: Opener = open_source) -> Iterator[HeaderRow]:
     """Rows of one file: of every member where it is an archive (archives within archives are not opened)."""
     if not is_archive(file.path) or MEMBER in file.path:
-        yield from read_header(file, keywords, source)
+        yield from read_header(file, keywords, opener)
         return
     try:
         inner = [
             FileRef(path=path, size_bytes=size_bytes, modified_at=file.modified_at)
-            for path, size_bytes in members(file.path)
+            for path, size_bytes in members(file.path, opener)
         ]
+    except PipelineError as error:
+        yield _skipped(file, error.code, error.message)
+        return
     except OSError as error:
         yield _skipped(file, Code.UNREADABLE_FILE, error.strerror or type(error).__name__)
         return
     for member in inner:
-        yield from read_header(member, keywords, source)
+        yield from read_header(member, keywords, opener)
 
 
 def read_header(file: FileRef, keywords: Collection[str] = (), source: Source = open_source) -> Iterator[HeaderRow]:
@@ -113,7 +115,7 @@ def _planes(file: FileRef, elements: Elements, attributes: dict[str, str], sourc
     if not elements.text(0x00080016) and not elements.text(0x00020002) and elements.pixel_bytes is None:
         yield _skipped(file, Code.DAMAGED_HEADER, "neither a SOP Class UID (0008,0016) nor pixel data")
         return
-    plane = replace(_plane(file, elements), attributes=attributes)
+    plane = _plane(file, elements, attributes)
     if has_functional_groups(elements):
         for frame in read_frames(source(file.path), plane):
             yield HeaderRow(plane=frame)
@@ -121,9 +123,10 @@ def _planes(file: FileRef, elements: Elements, attributes: dict[str, str], sourc
         yield HeaderRow(plane=plane)
 
 
-def _plane(file: FileRef, elements: Elements) -> SliceHeader:
+def _plane(file: FileRef, elements: Elements, attributes: dict[str, str]) -> SliceHeader:
     has_pixels = elements.pixel_bytes is not None
     problem = _truncation(elements)
+    geometry = {name: elements.floats(tag, count) for tag, (name, count) in _GEOMETRY.items()}
     return SliceHeader(
         path=file.path,
         size_bytes=file.size_bytes,
@@ -147,9 +150,9 @@ def _plane(file: FileRef, elements: Elements) -> SliceHeader:
         samples_per_pixel=elements.short(0x00280002) or 1,
         bits_allocated=elements.short(0x00280100),
         photometric=elements.text(0x00280004),
-        position_mm=elements.floats(0x00200032, 3),
-        orientation=elements.floats(0x00200037, 6),
-        pixel_spacing_mm=elements.floats(0x00280030, 2),
+        position_mm=geometry["position_mm"],
+        orientation=geometry["orientation"],
+        pixel_spacing_mm=geometry["pixel_spacing_mm"],
         slice_thickness_mm=elements.number(0x00180050),
         slope=elements.number(0x00281053),
         intercept=elements.number(0x00281052),
@@ -163,7 +166,12 @@ def _plane(file: FileRef, elements: Elements) -> SliceHeader:
         is_lossy=elements.text(0x00282110) == "01",
         has_modality_lut=0x00283000 in elements.values,
         overlong=tuple(name for tag, (name, _) in _GEOMETRY.items() if elements.is_overlong(tag)),
-        damaged=tuple(name for tag, (name, count) in _GEOMETRY.items() if elements.is_no_number(tag, count)),
+        damaged=tuple(
+            name
+            for tag, (name, count) in _GEOMETRY.items()
+            if geometry[name] is None and elements.is_no_number(tag, count)
+        ),
+        attributes=attributes,
         problem_code=Code.TRUNCATED_PIXELS if problem else None,
         problem=problem,
     )

@@ -1,13 +1,16 @@
 """Files below a folder, without Spark; and the few that Spark's listing leaves out."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import FileRef
 from imaging_pipeline.sources import MEMBER, is_archive, members, portable
+from imaging_pipeline.stores.arriving import is_arriving
 
 
 def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
@@ -17,8 +20,8 @@ def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRe
         studies: Folder of DICOM files, nested in any way.
         exclude: Folder left out: RESULTS, where it lies below `studies`.
     """
-    for path in _walk(studies, exclude):
-        yield _file_ref(path)
+    for path, status in _walk(studies, exclude):
+        yield _file_ref(path, status)
 
 
 def list_passed_over(studies: Path, *, exclude: Path | None = None, in_archives: bool = False) -> Iterator[FileRef]:
@@ -29,19 +32,19 @@ def list_passed_over(studies: Path, *, exclude: Path | None = None, in_archives:
         exclude: Folder left out.
         in_archives: Members of archives are passed over by the same rule, where Spark opens the archives itself.
     """
-    for path in _walk(studies, exclude):
-        file = _file_ref(path)
-        if file.size_bytes == 0 or file.path != path or _is_hidden(os.path.relpath(path, studies)):
-            yield file
+    above = len(f"{studies}{os.sep}")
+    for path, status in _walk(studies, exclude):
+        if status.st_size == 0 or portable(path) != path or _is_hidden(path[above:]):
+            yield _file_ref(path, status)
         elif in_archives and is_archive(path):
-            yield from _hidden_members(file)
+            yield from _hidden_members(_file_ref(path, status))
 
 
 def _hidden_members(file: FileRef) -> Iterator[FileRef]:
     """Members of an archive that Spark passes over; the archive itself where it is damaged and says so when read."""
     try:
         inner = list(members(file.path))
-    except OSError:
+    except (OSError, PipelineError):
         yield file
         return
     for path, size_bytes in inner:
@@ -80,20 +83,30 @@ def detours(studies: Path) -> Callable[[str], bool]:
     return is_detour
 
 
-def _walk(studies: Path, exclude: Path | None) -> Iterator[str]:
+def _walk(studies: Path, exclude: Path | None) -> Iterator[tuple[str, os.stat_result]]:
+    """Paths of regular files, links to such included, and what the file system says of them."""
     left_out = str(exclude) if exclude is not None else None
     is_detour = detours(studies)
     for folder, folders, names in os.walk(studies, followlinks=True):
         if is_detour(folder):
             folders.clear()
             continue
-        folders[:] = sorted(name for name in folders if os.path.join(folder, name) != left_out)
+        known = (name for name in folders if not is_arriving(name))
+        folders[:] = sorted(name for name in known if os.path.join(folder, name) != left_out)
         for name in sorted(names):
             path = os.path.join(folder, name)
-            if os.path.isfile(path):
-                yield path
+            status = _status(path)
+            if status is not None and stat.S_ISREG(status.st_mode):
+                yield path, status
 
 
-def _file_ref(path: str) -> FileRef:
-    status = os.stat(path)
-    return FileRef(path=portable(path), size_bytes=status.st_size, modified_at=status.st_mtime)
+def _status(path: str) -> os.stat_result | None:
+    """None for a link to nowhere, and for a file that is gone by now."""
+    with suppress(OSError):
+        return os.stat(path)
+    return None
+
+
+def _file_ref(path: str, status: os.stat_result) -> FileRef:
+    modified_ms = status.st_mtime_ns // 1_000_000  # no finer than the JVM lists it: both must name one time
+    return FileRef(path=portable(path), size_bytes=status.st_size, modified_at=modified_ms / 1000)

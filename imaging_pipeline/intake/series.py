@@ -74,18 +74,31 @@ def _without_copies(planes: Iterable[SliceHeader]) -> tuple[list[SliceHeader], i
     """Planes with distinct SOP Instance UIDs: the first intact one in the order of paths; and the files left out."""
     kept: dict[tuple[str, int | None], SliceHeader] = {}
     paths = set()
-    for plane in sorted(planes, key=lambda plane: (plane.problem_code is not None, plane.path, plane.frame or 0)):
+    for plane in sorted(planes, key=precedence):
         paths.add(plane.path)
-        kept.setdefault((plane.sop_instance_uid or plane.path, plane.frame), plane)
+        kept.setdefault(instance_of(plane), plane)
     return list(kept.values()), len(paths - {plane.path for plane in kept.values()})
 
 
+def instance_of(plane: SliceHeader) -> tuple[str, int | None]:
+    """What two copies of a plane have in common."""
+    return plane.sop_instance_uid or plane.path, plane.frame
+
+
+def precedence(plane: SliceHeader) -> tuple[bool, str, int]:
+    """Sorts copies of a plane: the first is taken."""
+    return plane.problem_code is not None, plane.path, plane.frame or 0
+
+
+def series_of(plane: SliceHeader) -> str:
+    """Series Instance UID; without one, folder, series number and modality."""
+    return plane.series_uid or f"{os.path.dirname(plane.path)} {plane.series_number} {plane.modality}"
+
+
 def _by_series(planes: Planes) -> dict[str, list[SliceHeader]]:
-    """Planes by Series Instance UID; without one, by folder, series number and modality."""
     groups: defaultdict[str, list[SliceHeader]] = defaultdict(list)
     for plane in planes:
-        fallback = f"{os.path.dirname(plane.path)} {plane.series_number} {plane.modality}"
-        groups[plane.series_uid or fallback].append(plane)
+        groups[series_of(plane)].append(plane)
     return groups
 
 
@@ -114,6 +127,7 @@ def _task_or_skip(stack: Stack, identity: SeriesIdentity, settings: Settings) ->
         refuse_kind(stack.planes, settings.geometry)
         or _unsettled(stack.planes, settings.intake.settle_seconds)
         or _time_series(stack, settings)
+        or stack.judgement
         or judge(stack.planes, settings)
     )
     findings = (*stack.split, *judgement.findings)
@@ -214,4 +228,5 @@ def _slice_ref(plane: SliceHeader) -> SliceRef:
         slope=plane.slope or 1.0,
         intercept=plane.intercept or 0.0,
         has_modality_lut=plane.has_modality_lut,
+        sop_instance_uid=plane.sop_instance_uid,
     )

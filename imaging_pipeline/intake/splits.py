@@ -6,7 +6,7 @@ from itertools import groupby
 
 from imaging_pipeline.errors import Code
 from imaging_pipeline.intake.kinds import is_colour, refuse_kind
-from imaging_pipeline.intake.stacks import judge
+from imaging_pipeline.intake.stacks import Judgement, judge
 from imaging_pipeline.records import Finding, SliceHeader
 from imaging_pipeline.settings import Settings
 
@@ -35,10 +35,15 @@ _TELLS_APART: tuple[tuple[str, Callable[[SliceHeader], object]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Planes that may form one volume, and how they were told from others of their series."""
+    """Planes that may form one volume, how they were told from others of their series, and what `judge` says of them.
+
+    Attributes:
+        judgement: None where nobody has asked yet.
+    """
 
     planes: Planes
     split: tuple[Finding, ...] = ()
+    judgement: Judgement | None = None
 
     @property
     def is_one_of_a_time_series(self) -> bool:
@@ -94,21 +99,23 @@ def _close(one: tuple[float, ...] | None, other: tuple[float, ...] | None, toler
 
 def _by_attribute(part: Planes, split: tuple[Finding, ...], settings: Settings) -> Iterator[Stack]:
     """Where several planes share a position, the stacks that one attribute tells apart."""
-    if _free_of_copies(part, settings):
-        yield Stack(part, split)
+    judgement = judge(part, settings)
+    if _is_free_of_copies(judgement):
+        yield Stack(part, split, judgement)
         return
     for name, attribute in _TELLS_APART:
         ordered = sorted(part, key=lambda plane: repr(attribute(plane)))
         candidates = [(value, list(planes)) for value, planes in groupby(ordered, key=attribute)]
-        if 1 < len(candidates) < len(part) and all(_free_of_copies(planes, settings) for _, planes in candidates):
+        if 1 < len(candidates) < len(part) and all(
+            _is_free_of_copies(judge(planes, settings)) for _, planes in candidates
+        ):
             for number, (value, planes) in enumerate(candidates):
                 message = f"volume {number + 1} of {len(candidates)} at one place, told apart by {name} ({value})"
                 yield Stack(planes, (*split, Finding(code=Code.TIME_SERIES, message=message)))
             return
-    yield Stack(part, split)
+    yield Stack(part, split, judgement)
 
 
-def _free_of_copies(planes: Planes, settings: Settings) -> bool:
-    judged = judge(planes, settings)
-    found = {judged.code, *(finding.code for finding in judged.findings)}
+def _is_free_of_copies(judgement: Judgement) -> bool:
+    found = {judgement.code, *(finding.code for finding in judgement.findings)}
     return Code.DUPLICATE_POSITIONS not in found

@@ -6,6 +6,7 @@ decide (DICOM PS3.3 section C.7.6.2.1.1); Instance Number, Slice Location and Sp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,11 +235,19 @@ def _vector(values: Array) -> Vector:
 
 
 def _normal(plane: SliceHeader) -> Array:
-    cosines = np.array(plane.orientation, dtype=np.float64)
-    normal = np.cross(cosines[:3], cosines[3:])
+    assert plane.orientation is not None
+    return _normal_of(plane.orientation)
+
+
+@lru_cache(maxsize=64)
+def _normal_of(orientation: tuple[float, ...]) -> Array:
+    """Planes of a series share it; on single vectors numpy's own cross product takes longer than all the rest."""
+    ax, ay, az, bx, by, bz = orientation
+    normal = np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
     return normal / float(np.linalg.norm(normal))
 
 
+@lru_cache(maxsize=64)
 def _is_rotation(orientation: tuple[float, ...] | None) -> bool:
     """Two unit vectors at right angles, within 1e-2: writers round cosines to few digits."""
     if orientation is None:

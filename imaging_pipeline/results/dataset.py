@@ -1,24 +1,27 @@
-"""What describes a RESULTS as a whole: dataset_description.json and the label tables."""
+"""What describes a RESULTS as a whole: dataset_description.json, the label tables, what columns mean."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from imaging_pipeline import __version__
-from imaging_pipeline.results.layout import DATASET_DESCRIPTION, LABEL_TABLE, label_of
-from imaging_pipeline.results.publish import publish, publish_json
+from imaging_pipeline.results.card import write_card
+from imaging_pipeline.results.layout import DATASET_DESCRIPTION, LABEL_TABLE, MEASUREMENTS_COLUMNS, label_of
+from imaging_pipeline.results.measurements import describe_columns
+from imaging_pipeline.results.publish import publish_json
 from imaging_pipeline.segment.bundle import LABELS, Bundle
+from imaging_pipeline.stores import Store
 
 NOT_FOR_CLINICAL_USE = "Made by software that is no medical device; not for clinical use."
 
 
-def describe_dataset(out: Path, bundle: Bundle | None) -> None:
+def describe_dataset(out: Store, bundle: Bundle | None) -> None:
     """Write the BIDS description, and the model's label table as `dseg.tsv` and under the model's own name.
 
     Raises:
         PipelineError: `write-failed`.
     """
     publish_json(
-        out / DATASET_DESCRIPTION,
+        out,
+        DATASET_DESCRIPTION,
         {
             "Name": "imaging_pipeline results",
             "BIDSVersion": "1.9.0",
@@ -28,9 +31,11 @@ def describe_dataset(out: Path, bundle: Bundle | None) -> None:
         },
     )
     if bundle is not None:
+        publish_json(out, MEASUREMENTS_COLUMNS, describe_columns())
         content = _label_table(bundle)
         for name in (LABEL_TABLE, f"seg-{label_of(bundle.name)}_{LABEL_TABLE}"):
-            publish(out / name, content)
+            out.publish(name, content)
+        write_card(out, bundle)
 
 
 def _model(bundle: Bundle | None) -> dict[str, str]:

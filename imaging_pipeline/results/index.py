@@ -1,23 +1,19 @@
-"""The table of all series: one row for each series and model, in Delta or Parquet; written by the driver alone."""
+"""The table of all series: one row for each series and model."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
 
-from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import SeriesResult
 from imaging_pipeline.results.layout import INDEX
-from imaging_pipeline.results.publish import TEMPORARY_PREFIX
+from imaging_pipeline.results.tables import KEY, Batch, Form, Index, Kind, State, kind_of, open_table
 from imaging_pipeline.rows import schema_of
+from imaging_pipeline.settings import IndexSettings
+from imaging_pipeline.stores import Store
 
-_KEY = ("series_key", "model_name")
+__all__ = ["KEY", "SCHEMA", "SERIES", "Batch", "Index", "Kind", "State", "kind_in", "open_index", "to_table"]
 
 
 def _index_schema() -> pa.Schema:
@@ -31,105 +27,40 @@ SCHEMA = _index_schema()
 """Columns of the index."""
 
 
-class Index(Protocol):
-    """A table that takes rows; a row replaces an older one of the same series and model."""
-
-    def commit(self, results: Sequence[SeriesResult]) -> None:
-        """Add or replace rows, all of them or none."""
-
-    def read(self) -> pa.Table:
-        """All rows."""
-
-    def keys(self) -> set[tuple[str, str]]:
-        """Series key and model name of every row; empty before the first commit."""
-
-
-def open_index(out: Path, kind: str) -> Index:
-    """The index of a RESULTS.
-
-    Args:
-        out: The RESULTS folder.
-        kind: delta or parquet.
-    """
-    folder = out / INDEX
-    return _ParquetIndex(folder) if kind == "parquet" else _DeltaIndex(folder)
-
-
 def to_table(results: Sequence[SeriesResult]) -> pa.Table:
-    """Results as rows of the index."""
+    """Results as rows of the index; of several for one series and model, the last."""
     rows: list[dict[str, Any]] = []
-    for result in results:
+    for result in {(result.identity.series_key, result.model_name): result for result in results}.values():
         row = asdict(result)
         rows.append({**row.pop("identity"), **row})
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-class _DeltaIndex:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def commit(self, results: Sequence[SeriesResult]) -> None:
-        rows = to_table(results)
-        try:
-            if not DeltaTable.is_deltatable(str(self._folder)):
-                write_deltalake(str(self._folder), rows, name="series", description="one row for each series and model")
-                return
-            table = DeltaTable(str(self._folder))
-            match = " AND ".join(f"old.{column} = new.{column}" for column in _KEY)
-            merge = table.merge(rows, match, source_alias="new", target_alias="old", merge_schema=True)
-            merge.when_matched_update_all().when_not_matched_insert_all().execute()
-        except CommitFailedError:
-            raise PipelineError(
-                Code.INDEX_BUSY,
-                f"{self._folder}: another process has changed it at the same moment",
-                "let one run at a time work on a RESULTS; run again and the rows follow from the receipts",
-            ) from None
-        except (DeltaError, OSError) as error:
-            raise _damaged(self._folder, error) from None
-
-    def keys(self) -> set[tuple[str, str]]:
-        return _keys(self.read()) if DeltaTable.is_deltatable(str(self._folder)) else set()
-
-    def read(self) -> pa.Table:
-        try:
-            return pa.table(DeltaTable(str(self._folder)).to_pyarrow_table())
-        except (DeltaError, OSError) as error:
-            raise _damaged(self._folder, error) from None
+SERIES = Form(
+    name="series",
+    folder=INDEX,
+    description="one row for each series and model",
+    schema=SCHEMA,
+    to_table=to_table,
+)
+"""What the index holds."""
 
 
-class _ParquetIndex:
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "index.parquet"
+def open_index(out: Store, kind: Kind, settings: IndexSettings | None = None) -> Index:
+    """The index of a RESULTS.
 
-    def commit(self, results: Sequence[SeriesResult]) -> None:
-        rows = to_table(results)
-        if self._file.exists():
-            old, new = self.read(), _keys(rows)
-            kept = [tuple(row[column] for column in _KEY) not in new for row in old.select(_KEY).to_pylist()]
-            rows = pa.concat_tables([old.filter(pa.array(kept, pa.bool_())), rows], promote_options="default")
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}")
-        pq.write_table(rows, temporary)
-        temporary.replace(self._file)
-
-    def keys(self) -> set[tuple[str, str]]:
-        return _keys(self.read()) if self._file.exists() else set()
-
-    def read(self) -> pa.Table:
-        try:
-            return pq.read_table(self._file)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(self._file, error) from None
+    Args:
+        out: RESULTS.
+        kind: delta or parquet.
+        settings: How it is kept in order.
+    """
+    return open_table(out, SERIES, kind, settings)
 
 
-def _keys(table: pa.Table) -> set[tuple[str, str]]:
-    columns = (table.column(name).to_pylist() for name in _KEY)
-    return set(zip(*columns, strict=True))
+def kind_in(out: Store) -> Kind | None:
+    """Which kind of index lies in a RESULTS; None where there is none.
 
-
-def _damaged(where: Path, error: Exception) -> PipelineError:
-    return PipelineError(
-        Code.INDEX_DAMAGED,
-        f"{where}: {' '.join(str(error).split())[:300]}",
-        "move the folder away and run again: the index is rebuilt from the receipts",
-    )
+    Raises:
+        PipelineError: `store-unreachable`.
+    """
+    return kind_of(out, SERIES)

@@ -1,35 +1,39 @@
 """Names of everything below RESULTS: BIDS derivatives, built from digests and checked parts only."""
 
+import hashlib
 import re
-from pathlib import Path
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import SeriesIdentity
+from imaging_pipeline.stores import Store
 
 INDEX = "index"
+LOCK = "lock"
 LOGS = "logs"
+MEASUREMENTS = "measurements"
+MEASUREMENTS_COLUMNS = "measurements.json"
 RECEIPTS = "receipts"
+REVIEWS = "reviews"
+SENT = "sent"
 RUN = "run.json"
 DATASET_DESCRIPTION = "dataset_description.json"
 LABEL_TABLE = "dseg.tsv"
+REPORT = "report.html"
+REVIEWS = "reviews"
 VOLUMES_ONLY = "none"
 
 
-def open_results(out: Path) -> None:
-    """Make RESULTS and the folders that every run needs.
+def open_results(out: Store) -> None:
+    """Make RESULTS and the folders that every run needs, and see that it can be written to.
 
     Raises:
         PipelineError: `out-not-writable`.
     """
     try:
-        for folder in (LOGS, RECEIPTS):
-            (out / folder).mkdir(parents=True, exist_ok=True)
-        probe = out / LOGS / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        out.prepare((LOGS, RECEIPTS, LOCK))
     except OSError as error:
         raise PipelineError(
-            Code.OUT_NOT_WRITABLE, f"cannot write to {out}: {error.strerror}", "name a folder that you may write to"
+            Code.OUT_NOT_WRITABLE, f"cannot write to {out}: {error.strerror}", "name a place that you may write to"
         ) from None
 
 
@@ -48,6 +52,21 @@ def probabilities_path(identity: SeriesIdentity, model: str) -> str:
     return f"{_stem(identity)}_seg-{label_of(model)}_probseg.npy"
 
 
+def dicom_path(identity: SeriesIdentity, model: str, kind: str) -> str:
+    """Path of a DICOM output relative to RESULTS; the SEG is called as the mask that it holds."""
+    return f"{_stem(identity)}_seg-{label_of(model)}_{'dseg' if kind == 'seg' else kind}.dcm"
+
+
+def preview_path(identity: SeriesIdentity, model: str) -> str:
+    """Path of the picture for the report relative to RESULTS."""
+    return f"{_stem(identity)}_seg-{label_of(model)}_preview.png"
+
+
+def measurements_path(mask: str) -> str:
+    """Path of the measurements that belong to a mask."""
+    return mask.removesuffix("_dseg.nii.gz") + "_measurements.tsv"
+
+
 def sidecar_path(nifti: str) -> str:
     """Path of the JSON that belongs to a NIfTI."""
     return nifti.removesuffix(".nii.gz") + ".json"
@@ -56,6 +75,16 @@ def sidecar_path(nifti: str) -> str:
 def receipt_path(series_key: str, model: str) -> str:
     """Path of a series' receipt for one model, relative to RESULTS."""
     return f"{RECEIPTS}/{series_key}_{label_of(model)}.json"
+
+
+def sent_folder(destination: str) -> str:
+    """Folder of what is known to be at a destination, relative to RESULTS."""
+    return f"{SENT}/{label_of(destination)[:40]}x{hashlib.sha256(destination.encode()).hexdigest()[:8]}"
+
+
+def sent_path(destination: str, digest: str) -> str:
+    """Path of the record of one object at a destination, relative to RESULTS."""
+    return f"{sent_folder(destination)}/{digest}.json"
 
 
 def label_of(text: str) -> str:

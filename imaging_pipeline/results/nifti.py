@@ -2,15 +2,15 @@
 
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging_pipeline.results.publish import publish
+from imaging_pipeline.stores import Store
 from imaging_pipeline.volume import Volume
+from imaging_pipeline.volume.geometry import in_file_order
 
 _ORTHOGONAL = 1e-3
 _PART_BYTES = 8 << 20
@@ -20,7 +20,7 @@ _GZIP = 31
 """zlib's window size of 15 with a gzip header, which then holds neither time nor name."""
 
 
-def write_nifti(volume: Volume, path: Path, gzip_level: int) -> str:
+def write_nifti(volume: Volume, out: Store, path: str, gzip_level: int) -> str:
     """Write a volume atomically; SHA-256 of the file.
 
     The sform carries the affine in full. The qform, which knows no shear, is set only where the axes are orthogonal.
@@ -28,7 +28,8 @@ def write_nifti(volume: Volume, path: Path, gzip_level: int) -> str:
 
     Args:
         volume: Axes closest to RAS+; int16, int32, float32, uint8 or uint16.
-        path: Ends in .nii.gz.
+        out: RESULTS.
+        path: Relative to it; ends in .nii.gz.
         gzip_level: 0 to 9.
 
     Raises:
@@ -40,7 +41,7 @@ def write_nifti(volume: Volume, path: Path, gzip_level: int) -> str:
     image.set_qform(volume.affine, code=1 if _is_orthogonal(volume) else 0)
     image.header.set_data_offset(_DATA_OFFSET)
     image.header.set_slope_inter(1, 0)
-    return publish(path, _compressed(image.header, volume.array, gzip_level))
+    return out.publish(path, _compressed(image.header, volume.array, gzip_level))
 
 
 def _compressed(header: nib.Nifti1Header, array: NDArray[Any], level: int) -> Iterator[bytes]:
@@ -49,7 +50,7 @@ def _compressed(header: nib.Nifti1Header, array: NDArray[Any], level: int) -> It
     yield deflate.compress(header.binaryblock.ljust(_DATA_OFFSET, b"\0"))  # no extensions
     n_planes = max(_PART_BYTES // max(array[..., 0].nbytes, 1), 1)
     for first in range(0, array.shape[2], n_planes):
-        yield deflate.compress(array[:, :, first : first + n_planes].tobytes("F"))
+        yield deflate.compress(in_file_order(array[:, :, first : first + n_planes]).data)
     yield deflate.flush()
 
 

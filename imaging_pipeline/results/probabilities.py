@@ -1,12 +1,13 @@
 """Class probabilities on the native grid, written slab by slab while they are made."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging_pipeline.results.publish import cannot_write, publish_written, temporary_of
+from imaging_pipeline.stores import Store
+from imaging_pipeline.stores.store import cannot_write
 
 
 class ProbabilityFile:
@@ -18,7 +19,7 @@ class ProbabilityFile:
         path: Relative to RESULTS.
     """
 
-    def __init__(self, out: Path, path: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, out: Store, path: str, shape: tuple[int, ...]) -> None:
         """Name the file; it is made with the first slab.
 
         Args:
@@ -27,8 +28,9 @@ class ProbabilityFile:
             shape: I, J, K.
         """
         self.path = path
-        self._file = out / path
+        self._out = out
         self._shape = shape
+        self._scratch: Path | None = None
         self._values: NDArray[np.float16] | None = None
 
     def __call__(self, axis: int, start: int, stop: int, probabilities: Any) -> None:
@@ -47,12 +49,13 @@ class ProbabilityFile:
         place[axis + 1] = slice(start, stop)
         try:
             if self._values is None:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
+                self._scratch = self._out.scratch(self.path)
                 shape = (len(probabilities), *self._shape)
-                self._values = np.lib.format.open_memmap(temporary_of(self._file), "w+", np.float16, shape)
+                self._values = np.lib.format.open_memmap(self._scratch, "w+", np.float16, shape)
             self._values[tuple(place)] = probabilities.half().cpu().numpy()
         except OSError as error:
-            raise cannot_write(self._file, 0, error) from None
+            what = PurePosixPath(self.path).name
+            raise cannot_write(what, error, "free space on the disk that it is written to") from None
 
     def publish(self) -> str:
         """Give the file its name; SHA-256.
@@ -61,9 +64,10 @@ class ProbabilityFile:
             PipelineError: `write-failed`.
         """
         self._values = None
-        return publish_written(temporary_of(self._file), self._file)
+        return self._out.publish_scratch(self.path)
 
     def abandon(self) -> None:
         """Remove what has been written and not published."""
         self._values = None
-        temporary_of(self._file).unlink(missing_ok=True)
+        if self._scratch is not None:
+            self._scratch.unlink(missing_ok=True)

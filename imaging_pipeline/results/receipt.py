@@ -1,102 +1,135 @@
 """One JSON per series, written last: the commit point of its result."""
 
 import hashlib
-import os
+import json
+import logging
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from imaging_pipeline.records import SeriesIdentity, SeriesResult, SeriesTask, Status
+from imaging_pipeline.errors import Code
+from imaging_pipeline.records import SeriesResult, Status
 from imaging_pipeline.results.layout import RECEIPTS, receipt_path
-from imaging_pipeline.results.publish import digest_of, publish
+from imaging_pipeline.results.seal import is_sealed, seal
 from imaging_pipeline.settings import Settings
+from imaging_pipeline.stores import Entry, Store, at_once
+from imaging_pipeline.stores.store import unreachable
 
 
-def write_receipt(out: Path, result: SeriesResult) -> None:
-    """Commit the result of a series.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A file of receipts as it lies there.
+
+    Attributes:
+        path: Relative to RESULTS.
+        receipt: What it says; None where it cannot be read.
+        is_sealed: Whether it is as it was written, by its seal.
+    """
+
+    path: str
+    receipt: SeriesResult | None
+    is_sealed: bool
+
+
+def write_receipt(out: Store, result: SeriesResult, seal_key: bytes) -> SeriesResult:
+    """Commit the result of a series, sealed; the result with its seal.
 
     Raises:
         PipelineError: `write-failed`.
     """
-    path = out / receipt_path(result.identity.series_key, result.model_name)
-    publish(path, _adapter().dump_json(result, indent=2) + b"\n")
+    path = receipt_path(result.identity.series_key, result.model_name)
+    result = replace(result, seal=seal(json.loads(_adapter().dump_json(result)), seal_key))
+    out.publish(path, _adapter().dump_json(result, indent=2) + b"\n")
+    return result
 
 
-def read_receipt(out: Path, series_key: str, model: str) -> SeriesResult | None:
+def find_receipt(out: Store, path: str, seal_key: bytes) -> Found | None:
+    """The receipt at a path and whether its seal fits; None where there is no such file."""
+    try:
+        content = out.read(path)
+        receipt = _adapter().validate_json(content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        return Found(path=path, receipt=None, is_sealed=False)
+    return Found(path=path, receipt=receipt, is_sealed=is_sealed(json.loads(content), seal_key))
+
+
+def read_receipt(out: Store, series_key: str, model: str) -> SeriesResult | None:
     """The receipt of a series for a model; None where there is none, or none that can be read."""
-    return _read(out / receipt_path(series_key, model))
+    return _read(out, receipt_path(series_key, model))
 
 
-def read_receipts(out: Path) -> Iterator[SeriesResult]:
-    """All receipts of a RESULTS, in the order of their names."""
-    for path in sorted((out / RECEIPTS).glob("*.json")):
-        result = _read(path)
-        if result is not None:
-            yield result
+def read_receipts(out: Store) -> Iterator[SeriesResult]:
+    """All receipts of a RESULTS, in the order of their names.
+
+    Raises:
+        PipelineError: `store-unreachable`.
+    """
+    with at_once(out) as work:
+        yield from filter(None, work(partial(_read, out), receipt_paths(out)))
 
 
-def follow_receipts(out: Path, run_id: str, pending: dict[str, SeriesTask], model: str) -> Iterator[list[SeriesResult]]:
+def receipt_paths(out: Store) -> list[str]:
+    """Paths of all receipts of a RESULTS, in order.
+
+    Raises:
+        PipelineError: `store-unreachable`.
+    """
+    try:
+        names = [entry.path for entry in out.list(RECEIPTS)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreachable(out, error) from None
+    return [name for name in names if name.endswith(".json") and "/." not in name]
+
+
+def follow_receipts(out: Store, run_id: str, pending: dict[str, Any], model: str) -> Iterator[list[SeriesResult]]:
     """New receipts of a run, at each `next` those that have come since.
 
     Args:
         out: RESULTS.
         run_id: Receipts of other runs do not count.
-        pending: Series key to task; a series that is finished is taken out.
+        pending: Series key to whatever stands for the series; a series that is finished is taken out.
         model: Model name of the receipts.
     """
-    names = {Path(receipt_path(key, model)).name: key for key in pending}
-    seen: dict[str, int] = {}
+    keys = {receipt_path(key, model): key for key in pending}
+    seen: dict[str, str] = {}
     while True:
         fresh: list[SeriesResult] = []
-        for entry in os.scandir(out / RECEIPTS):
-            key = names.get(entry.name)
-            if key is None or key not in pending:
+        for entry in _listed(out, {path for path, key in keys.items() if key in pending}):
+            if seen.get(entry.path) == entry.stamp:
                 continue
-            stamp = entry.stat().st_mtime_ns
-            if seen.get(entry.name) == stamp:
-                continue
-            seen[entry.name] = stamp
-            result = _read(Path(entry.path))
+            seen[entry.path] = entry.stamp
+            result = _read(out, entry.path)
             if result is not None and result.run_id == run_id:
-                del pending[key]
+                del pending[keys[entry.path]]
                 fresh.append(result)
         yield fresh
 
 
-def fingerprint(identity: SeriesIdentity, model_digest: str, settings: Settings) -> str:
+def _listed(out: Store, wanted: set[str]) -> list[Entry]:
+    try:
+        return list(out.list(RECEIPTS, only=wanted))
+    except OSError:  # it may answer the next time; whoever needs to be sure reads the receipts that are missing
+        logging.getLogger(__name__).warning("receipts cannot be listed", exc_info=True)
+        return []
+
+
+def fingerprint(inputs_digest: str, model_digest: str, settings: Settings) -> str:
     """One digest over all that can change a result: inputs, model, settings and package version."""
-    parts = (identity.inputs_digest, model_digest, settings.voxel_digest())
+    parts = (inputs_digest, model_digest, settings.voxel_digest())
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def is_done(
-    out: Path,
-    receipt: SeriesResult | None,
-    fingerprint: str,
-    *,
-    with_image: bool = False,
-    with_probabilities: bool = False,
-) -> bool:
-    """Whether a series needs no work: done, of the same fingerprint, and every output as it was written.
-
-    Args:
-        out: RESULTS.
-        receipt: The receipt of the series, if there is one.
-        fingerprint: What it must have been made from.
-        with_image: The volume itself is wanted too.
-        with_probabilities: So are probabilities.
-    """
-    return (
-        receipt is not None
-        and receipt.status is Status.DONE
-        and receipt.fingerprint == fingerprint
-        and (not with_image or receipt.image_path != "")
-        and (not with_probabilities or receipt.probabilities_path != "")
-        and all(digest_of(out / path) == digest for path, digest in receipt.output_digests.items())
-    )
+def is_given_up(receipt: SeriesResult, fingerprint: str) -> bool:
+    """Whether a series, as it is, has ended the process that worked on it too often to be tried again."""
+    crashed = receipt.status is Status.FAILED and receipt.reason_code == Code.WORKER_CRASH
+    return crashed and receipt.fingerprint == fingerprint
 
 
 def says_the_same(one: SeriesResult, other: SeriesResult) -> bool:
@@ -105,12 +138,13 @@ def says_the_same(one: SeriesResult, other: SeriesResult) -> bool:
 
 
 def _without_circumstances(result: SeriesResult) -> SeriesResult:
-    return replace(result, run_id="", attempt=0, started_at="", finished_at="", host="", versions={}, peak_rss_mb=0.0)
+    result = replace(result, run_id="", attempt=0, started_at="", finished_at="", host="", versions={})
+    return replace(result, peak_rss_mb=0.0, seal="")
 
 
-def _read(path: Path) -> SeriesResult | None:
+def _read(out: Store, path: str) -> SeriesResult | None:
     try:
-        return _adapter().validate_json(path.read_bytes())
+        return _adapter().validate_json(out.read(path))
     except (OSError, ValidationError):
         return None
 

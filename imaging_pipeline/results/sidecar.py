@@ -1,6 +1,6 @@
 """The JSON beside each NIfTI: where it comes from and what it is worth."""
 
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from imaging_pipeline.results.dataset import NOT_FOR_CLINICAL_USE
 from imaging_pipeline.results.layout import sidecar_path
 from imaging_pipeline.results.publish import publish_json
 from imaging_pipeline.segment.bundle import Bundle
+from imaging_pipeline.stores import Store
 
 
 def write_sidecar(
-    out: Path, nifti: str, result: SeriesResult, bundle: Bundle | None, affine: NDArray[np.float64]
+    out: Store, nifti: str, result: SeriesResult, bundle: Bundle | None, affine: NDArray[np.float64]
 ) -> str:
     """Write the sidecar of an image or mask; SHA-256 of the file.
 
@@ -55,7 +56,7 @@ def write_sidecar(
             **_probabilities(result, bundle, affine),
             "Notice": NOT_FOR_CLINICAL_USE,
         }
-    return publish_json(out / sidecar_path(nifti), content)
+    return publish_json(out, sidecar_path(nifti), content)
 
 
 def _probabilities(result: SeriesResult, bundle: Bundle, affine: NDArray[np.float64]) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def _probabilities(result: SeriesResult, bundle: Bundle, affine: NDArray[np.floa
         return {}
     return {
         "Probabilities": {
-            "File": Path(result.probabilities_path).name,
+            "File": PurePosixPath(result.probabilities_path).name,
             "Affine": affine.tolist(),
             "Channels": {label.name: label.index for label in bundle.labels},
         }

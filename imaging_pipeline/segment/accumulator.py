@@ -40,6 +40,7 @@ class Accumulator:
         self._fill = fill
         self._first = 0
         self._needed = 0
+        self._channels_last = False
         self._sums: torch.Tensor | None = None
         self._weights: torch.Tensor | None = None
 
@@ -63,6 +64,8 @@ class Accumulator:
         if any(begin >= end for begin, end in zip(low, high, strict=True)):
             return
         inside = tuple(slice(begin - first, end - first) for begin, end, first in zip(low, high, start, strict=True))
+        if self._sums is None:  # sums lie in memory as scores do
+            self._channels_last = len(scores) > 1 and scores.stride(0) == 1
         sums = self._reserve(len(scores), high[self.axis])
         low[self.axis] -= self._first
         high[self.axis] -= self._first
@@ -123,11 +126,18 @@ class Accumulator:
     def _grow(self, n_channels: int, depth: int) -> None:
         shape = list(self._shape)
         shape[self.axis] = depth
-        sizes = [(n_channels, *shape)] if self._fill is None else [(n_channels, *shape), tuple(shape)]
-        grown = [torch.zeros(size, dtype=self._dtype, device=self._device) for size in sizes]
+        if self._channels_last:
+            grown = [self._zeros((*shape, n_channels)).movedim(-1, 0)]
+        else:
+            grown = [self._zeros((n_channels, *shape))]
+        if self._fill is not None:
+            grown.append(self._zeros(tuple(shape)))
         for (held, axis), larger in zip(self._held(), grown, strict=False):
             larger.narrow(axis, 0, held.shape[axis]).copy_(held)
         self._sums, self._weights = grown[0], grown[1] if len(grown) > 1 else None
+
+    def _zeros(self, size: tuple[int, ...]) -> torch.Tensor:
+        return torch.zeros(size, dtype=self._dtype, device=self._device)
 
     def _held(self) -> list[tuple[torch.Tensor, int]]:
         held = [] if self._sums is None else [(self._sums, self.axis + 1)]

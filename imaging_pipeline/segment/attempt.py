@@ -126,7 +126,7 @@ class Attempt:
         assert self._volume is not None
         self._prepared = self._model.prepare(self._volume)
         self._plan = self._model.plan(self._prepared)
-        if self.device.type == "cpu":  # no other device is left to prepare it for
+        if self.device == _CPU:  # no other device is left to prepare it for
             self._volume = None
 
     def _admit(self) -> None:

@@ -158,9 +158,11 @@ def _find(model: str, settings: ModelSettings) -> Path:
     path = next((candidate for candidate in candidates if _is_model(candidate)), None)
     if path is None:
         known = ", ".join(sorted({item.name for item in known_bundles(settings)})) or "none"
-        raise PipelineError(
-            Code.MODEL_NOT_FOUND, f"no bundle {model!r}; known here: {known}", "name one of these, or a bundle's path"
-        )
+        remedy = "name one of these, or a bundle's path"
+        if known == "none":
+            folders = ", ".join(map(str, trusted))
+            remedy = f"{folders} holds none: set IMAGING_PIPELINE_HOME to a folder with conf/ and models/"
+        raise PipelineError(Code.MODEL_NOT_FOUND, f"no bundle {model!r}; known here: {known}", remedy)
     if not any(path.is_relative_to(folder) or path.resolve().is_relative_to(folder.resolve()) for folder in trusted):
         raise PipelineError(
             Code.MODEL_UNTRUSTED,

@@ -44,6 +44,37 @@ def _seen(name: str) -> torch.device:
     return device
 
 
+def cuda_devices() -> int:
+    """CUDA devices that torch sees; does not initialise CUDA."""
+    return torch.cuda.device_count()
+
+
+def is_cuda_in_use() -> bool:
+    """Whether this process has initialised CUDA, after which it sees the same devices for good."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def claim_share(names: str, share: float) -> None:
+    """Keep this process to a share of the memory of CUDA devices, so that others find theirs.
+
+    Args:
+        names: Devices by commas; those that are not CUDA are left alone.
+        share: Of each device's memory, 0 to 1.
+
+    Raises:
+        PipelineError: `device-not-found`.
+    """
+    for device in pick_devices(names):
+        if device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def give_back_unused() -> None:
+    """Memory of CUDA devices that torch keeps for later goes back to them; models stay."""
+    if is_cuda_in_use():
+        torch.cuda.empty_cache()
+
+
 def prepare(device: torch.device, settings: SegmentSettings, cores: int | None) -> None:
     """Set threads and cuDNN for one task of this process.
 
@@ -53,6 +84,11 @@ def prepare(device: torch.device, settings: SegmentSettings, cores: int | None) 
         cores: Cores that the task owns; None where nobody deals them out.
     """
     torch.set_num_threads(settings.threads or cores or available_cores())
+    if cores is not None and torch.get_num_interop_threads() != 1:
+        # branches of scripted networks side by side would take the cores of other tasks; torch lets a process choose
+        # once, before the first of them: where that is past, the pool stays as it is
+        with contextlib.suppress(RuntimeError):
+            torch.set_num_interop_threads(1)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # one window shape all day long
 
@@ -110,6 +146,15 @@ def window_batch(device: torch.device, settings: SegmentSettings, bundle_batch: 
 def peak_device_mb(device: torch.device) -> float:
     """Largest device memory since the last call of `reset_peak`; 0 on CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Memory that this process can still take of a CUDA device: what is free, within the share that it has claimed."""
+    free, total = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    share_of = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # torch 2.8
+    share = 1.0 if share_of is None else share_of(device)
+    return int(min(free + unused, share * total - torch.cuda.memory_allocated(device)))
 
 
 def reset_peak(device: torch.device) -> None:

@@ -36,11 +36,22 @@ def as_image(volume: Volume, device: torch.device) -> MetaTensor:
     if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = np.array(array)
     values = torch.from_numpy(array)
-    if device.type == "cuda":  # pages that cannot move cross the bus at full speed, and beside other work
-        values = values.pin_memory().to(device, non_blocking=True)
+    if device.type == "cuda":
+        values = _uploaded(values, device)
     affine = torch.from_numpy(volume.affine)
     meta = {"original_affine": affine, "space": "RAS", "spatial_shape": np.array(volume.shape)}
     return MetaTensor(values[None], affine=affine, meta=meta)
+
+
+def _uploaded(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values on a CUDA device. Pages that cannot move cross the bus at full speed, and beside the network's work."""
+    side: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    main = torch.cuda.current_stream(device)
+    with torch.cuda.stream(side):
+        there = values.pin_memory().to(device, non_blocking=True)
+    main.wait_stream(side)
+    there.record_stream(main)  # its memory belongs to the side stream: it must outlive what the main one still does
+    return there
 
 
 def as_labels(finished: torch.Tensor, volume: Volume, bundle: Bundle, *, resample: bool) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from imaging_pipeline.host import available_memory_bytes
+from imaging_pipeline.segment.device import free_device_bytes
 from imaging_pipeline.segment.stream import Keeping
 from imaging_pipeline.segment.windows import WindowPlan
 
@@ -103,12 +104,8 @@ def available_bytes(device: torch.device, limit_mb: int) -> int:
         device: The device.
         limit_mb: What the settings allow at most; 0: all.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    else:
-        free = available_memory_bytes()
-    return min(free, limit_mb << 20) if limit_mb else int(free)
+    free = free_device_bytes(device) if device.type == "cuda" else available_memory_bytes()
+    return min(free, limit_mb << 20) if limit_mb else free
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -93,7 +93,9 @@ class MonaiModel:
         if not can_stream(self.inferer) or (self.probe is not None and not self.probe.keeps_size):
             return None
         assert isinstance(self.inferer, SlidingWindowInferer)
-        return plan_windows(prepared.image.shape[1:], self.inferer, even=self.settings.window_starts == "even")
+        where = self.settings.window_starts
+        body = prepared.foreground if where == "body" else None
+        return plan_windows(prepared.image.shape[1:], self.inferer, even=where == "even", body=body)
 
     def stream(
         self, prepared: Prepared, plan: WindowPlan, keeping: Keeping, advance: Advance, *, mean: bool

@@ -12,7 +12,7 @@ from imaging_pipeline.segment.backends import Network, load_network
 from imaging_pipeline.segment.backends.average import Average
 from imaging_pipeline.segment.backends.choices import Choices, choice_key
 from imaging_pipeline.segment.backends.dealt import Dealt
-from imaging_pipeline.segment.backends.fold import fold_norms
+from imaging_pipeline.segment.backends.fold import fold_norms, fold_shortcuts
 from imaging_pipeline.segment.backends.live import live_network
 from imaging_pipeline.segment.backends.probe import Probe, probe, window_size
 from imaging_pipeline.segment.backends.sharded import shard
@@ -30,6 +30,9 @@ _CHOICES = "backends.json"
 
 _QUICK_BYTES = 4 << 20
 """Windows that take less memory than this are through in milliseconds whatever runs them: no trial could pay."""
+
+_HEAVY_BYTES = 1 << 30
+"""Of windows that take more memory than this, a trial runs one at a time: two may not fit where one does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +157,7 @@ class _Opener:
             return network
         if weights.wanted == "auto" and may_choose and self._wanted.cache_dir is not None and not self._is_quick():
             return self._fastest(network, size, self._wanted.cache_dir / _CHOICES)
+        fold_shortcuts(network.module)
         fold_norms(network.module, smooth_noise(1, size))
         return network
 
@@ -173,7 +177,8 @@ class _Opener:
         bundle, choices = self._wanted.bundle, Choices(path=file)
         key = choice_key(bundle.digest, [item.name for item in bundle.weights], size, self._torch_batch)
         known = choices.find(key) if self._known is None else self._known
-        choice = fastest(network, size, window_batch=self._torch_batch, known=known)
+        n_windows = 1 if self.probe is not None and self.probe.window_bytes > _HEAVY_BYTES else None
+        choice = fastest(network, size, window_batch=self._torch_batch, n_windows=n_windows, known=known)
         if choice.seconds:
             choices.keep(key, choice.name)
         self._known = self.backend = choice.name

@@ -69,27 +69,47 @@ def can_stream(inferer: Inferer) -> bool:
     return not inferer.with_coord
 
 
-def plan_windows(shape: Sequence[int], inferer: SlidingWindowInferer, *, even: bool = False) -> WindowPlan:
+def plan_windows(
+    shape: Sequence[int], inferer: SlidingWindowInferer, *, even: bool = False, body: torch.Tensor | None = None
+) -> WindowPlan:
     """Windows as MONAI's `sliding_window_inference` lays and weighs them.
 
     Args:
         shape: Voxels of the volume.
         inferer: A bundle's inferer.
         even: Spread windows evenly, rather than clamp the last one to the end: as many of them.
+        body: (I, J, K) voxels that matter: windows are laid over the smallest box around them, as if the volume were
+            cropped to it. None: over the whole volume.
     """
     volume, size = _shape(shape), _shape(fall_back_tuple(inferer.roi_size, tuple(shape)))
-    larger = _shape(max(pair) for pair in zip(volume, size, strict=True))
+    first, length = _box(body, size) if body is not None and bool(body.any()) else ((0, 0, 0), volume)
+    larger = _shape(max(pair) for pair in zip(length, size, strict=True))
     overlap = ensure_tuple_rep(inferer.overlap, 3)
     steps = _get_scan_interval(larger, size, 3, overlap)
     places = dense_patch_slices(larger, size, steps, return_slice=True)
     starts = [sorted({int(place[axis].start) for place in places}) for axis in range(3)]
     if even:
-        starts = [_spread(column, length, n) for column, length, n in zip(starts, larger, size, strict=True)]
-    low = [(wide - length) // 2 for wide, length in zip(larger, volume, strict=True)]
-    i, j, k = (tuple(start - before for start in column) for column, before in zip(starts, low, strict=True))
+        starts = [_spread(column, n, window) for column, n, window in zip(starts, larger, size, strict=True)]
+    offsets = [begin - (wide - n) // 2 for begin, wide, n in zip(first, larger, length, strict=True)]
+    i, j, k = (tuple(start + offset for start in column) for column, offset in zip(starts, offsets, strict=True))
     return WindowPlan(
         shape=volume, size=size, starts=(i, j, k), weights=_weights(larger, size, inferer), padding=_padding(inferer)
     )
+
+
+def _box(body: torch.Tensor, size: Shape) -> tuple[Shape, Shape]:
+    """First voxel and length of the box around a body, no shorter than a window where the volume is not."""
+    first, length = [], []
+    for axis, window in enumerate(size):
+        inside = body.flatten(axis + 1).any(-1) if axis < 2 else body
+        inside = inside.flatten(0, axis - 1).any(0) if axis else inside
+        indices = inside.nonzero().flatten()
+        low, high = int(indices[0]), int(indices[-1]) + 1
+        n = min(max(high - low, window), body.shape[axis])
+        low = min(max(low - (n - (high - low)) // 2, 0), body.shape[axis] - n)
+        first.append(low)
+        length.append(n)
+    return _shape(first), _shape(length)
 
 
 def _weights(larger: Shape, size: Shape, inferer: SlidingWindowInferer) -> torch.Tensor | None:

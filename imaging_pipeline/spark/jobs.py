@@ -4,36 +4,59 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from py4j.protocol import Py4JError
-from pyspark import TaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sql
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from imaging_pipeline.bins import deal
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.headers import read_file, read_header
+from imaging_pipeline.intake.finder import Finder
+from imaging_pipeline.intake.found import PackedTask
 from imaging_pipeline.intake.listing import detours, list_passed_over
+from imaging_pipeline.intake.packets import PACKETS, parts_of, read_packets
 from imaging_pipeline.job import Job
-from imaging_pipeline.partition import check_model, crashed_result, process
-from imaging_pipeline.records import FileRef, HeaderRow, SeriesResult, SeriesTask
-from imaging_pipeline.results.receipt import follow_receipts, write_receipt
-from imaging_pipeline.rows import from_batch, schema_of, to_batch
+from imaging_pipeline.records import FileRef, SeriesResult
+from imaging_pipeline.results.receipt import follow_receipts, read_receipt
+from imaging_pipeline.rows import to_table
+from imaging_pipeline.schedule import Schedule, Slots
 from imaging_pipeline.settings import Settings
-from imaging_pipeline.sources import MEMBER, Contents
-from imaging_pipeline.spark.session import cause_of, spark_errors
+from imaging_pipeline.sources import MEMBER, Opener
+from imaging_pipeline.spark.mappers import (
+    CHECKED,
+    FINISHED,
+    TABLES,
+    TASKS,
+    Bins,
+    Mapper,
+    content_reader,
+    content_runner,
+    model_checker,
+    opened,
+    path_runner,
+    sealed,
+    table_mapper,
+)
+from imaging_pipeline.spark.resources import Stage, inference_stage, plain_stage
+from imaging_pipeline.spark.session import cause_of, gave_up, spark_errors
 
-Batches = Iterable[pa.RecordBatch]
-Mapper = Callable[[Batches], Iterator[pa.RecordBatch]]
+_MOST_STUCK = 2
+"""Jobs one after the other that bring no series further; a series that takes its executor down is given up in them."""
 
-_POLL_SECONDS = 0.25
-_FINISHED = pa.schema([pa.field("series_key", pa.string())])
-_CHECKED = pa.schema([pa.field(name, pa.string()) for name in ("note", "code", "message", "hint")])
+_LISTED = (
+    "regexp_replace(path, '^file:/+', '/') AS path",
+    "length AS size_bytes",
+    "unix_micros(modificationTime) / 1e6D AS modified_at",
+)
+
+_FEW_PLANES, _PLANES_A_PART = 2_000, 20_000
 
 
 class SparkRunner:
@@ -47,108 +70,177 @@ class SparkRunner:
             settings: How bytes reach the executors.
         """
         self._session = session
+        self._stage: Stage | None = None
         self._by_content = settings.intake.transport == "content"
+        self._files_per_partition = settings.intake.files_per_partition
         self._studies = Path()
-        self._passed_over: frozenset[str] = frozenset()
+        self._passed_over: pa.ChunkedArray = pa.chunked_array([], pa.string())
 
-    def headers(self, studies: Path, exclude: Path, keywords: Collection[str] = ()) -> list[HeaderRow]:
-        """List a folder through Spark's binaryFile source and read each header in the executors.
+    def slots(self, job: Job) -> Slots:
+        """See `Runner`."""
+        with spark_errors("asking for executors"):
+            stage = self._inference(job)
+        return Slots(n=stage.n_tasks, bins_each=stage.bins_per_slot(job.settings.spark))
 
-        Files that the source passes over by its own rules are listed beside it and opened by path.
+    def list_files(self, studies: Path, exclude: Path | None) -> pa.Table:
+        """List a folder through Spark's binaryFile source.
+
+        Files that the source passes over by its own rules are listed beside it. Where Spark hands over contents,
+        members of archives are files.
 
         Raises:
             PipelineError: `spark-failed`.
         """
-        passed_over = list(list_passed_over(studies, exclude=exclude, in_archives=self._by_content))
-        self._studies, self._passed_over = studies, frozenset(file.path for file in passed_over)
-        reader = _header_reader(studies, f"{exclude}{os.sep}", frozenset(keywords))
-        schema = from_arrow_schema(schema_of(HeaderRow))
-        listed = self._binary_files("length AS size_bytes", "unix_micros(modificationTime) / 1e6D AS modified_at")
+        beside = to_table(FileRef, list_passed_over(studies, exclude=exclude, in_archives=self._by_content))
+        self._studies, self._passed_over = studies, beside["path"]
+        with spark_errors("listing files"):
+            listed = self._binary_files().toArrow().cast(beside.schema)
+        return pa.concat_tables([listed.filter(_wanted(listed["path"], studies, exclude)), beside])
+
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
+        """Read headers in the executors, in partitions of even count.
+
+        Raises:
+            PipelineError: `spark-failed`.
+        """
+        by_path = pc.is_in(files["path"], self._passed_over) if self._by_content else pa.array([True] * files.num_rows)
+        packets = [PACKETS.empty_table()]
         with spark_errors("reading headers"):
-            rows = from_batch(HeaderRow, listed.mapInArrow(reader, schema).toArrow())
-            if passed_over:
-                beside = self._session.createDataFrame(pa.Table.from_batches([to_batch(FileRef, passed_over)]))
-                rows += from_batch(HeaderRow, beside.mapInArrow(reader, schema).toArrow())
-        return rows
+            listed = files.filter(pc.invert(by_path)).select(["path"])
+            if listed.num_rows:
+                contents = self._binary_files("content")
+                handed_over = contents.join(sql.broadcast(self._session.createDataFrame(listed)), "path")
+                packets += _collected(handed_over, content_reader(frozenset(keywords)))
+            files = files.filter(by_path)
+            n_parts = max(min(files.num_rows, self._n_cores()), -(-files.num_rows // self._files_per_partition))
+            cuts = [files.num_rows * number // n_parts for number in range(n_parts + 1)] if n_parts else []
+            parts = [files.slice(start, end - start) for start, end in pairwise(cuts)]
+            packets += self._spread(parts, partial(read_packets, keywords=frozenset(keywords), opener=opener))
+        return pa.concat_tables(packets)
+
+    def find_series(self, packets: pa.Table, finder: Finder) -> pa.Table:
+        """Group, check and choose in the executors; a few planes are done before a job would have begun.
+
+        Raises:
+            PipelineError: `spark-failed`.
+        """
+        n_planes = pc.sum(packets["n_planes"]).as_py() or 0
+        if n_planes <= _FEW_PLANES:
+            return finder(packets)
+        with spark_errors("grouping series"):
+            parts = parts_of(packets, max(self._n_cores(), n_planes // _PLANES_A_PART))
+            return pa.concat_tables(self._spread(parts, finder))
 
     def check_model(self, job: Job) -> tuple[str, ...]:
-        """Open the model in one task a slot, which also warms the workers up.
+        """Open the model in as many tasks as will run at a time, which also warms the workers up.
 
         Raises:
             PipelineError: Why it cannot be used, or `spark-failed`.
         """
         if job.bundle is None:
             return ()
-        n_slots = self._session.sparkContext.defaultParallelism
-        slots = self._session.range(0, n_slots, numPartitions=n_slots)
         with spark_errors("opening the model"):
-            rows = slots.mapInArrow(_model_checker(job), from_arrow_schema(_CHECKED)).toArrow().to_pylist()
+            stage = self._inference(job)
+            slots = self._session.range(0, stage.n_tasks, numPartitions=stage.n_tasks)
+            rows = self._mapped(slots, model_checker(job, stage.seating), CHECKED, stage).toArrow().to_pylist()
         for row in rows:
             if row["code"]:
                 raise PipelineError(Code(row["code"]), row["message"], row["hint"])
         return tuple(dict.fromkeys(row["note"] for row in rows))
 
-    def results(self, tasks: list[SeriesTask], job: Job) -> Iterator[SeriesResult]:
-        """Work through tasks dealt into bins of even size; results as their receipts appear.
+    def results(self, schedule: Schedule, job: Job) -> Iterator[SeriesResult]:
+        """Work through bins of series; results as their receipts appear.
 
-        Rows of a Spark job reach the driver only when its tasks end, so receipts tell the progress. A series without
-        one when the job is over has lost its worker.
+        Rows of a Spark job reach the driver only when its tasks end, so receipts tell the progress. Executors that are
+        lost take a job with them in the end: series that have no receipt then are dealt out again, as long as that
+        brings any of them further.
+
+        Raises:
+            PipelineError: `spark-failed` where it does not; what stopped the tasks, where they say so.
         """
-        pending = {task.identity.series_key: task for task in tasks}
+        pending = {task.series_key: task for task in schedule.tasks}
         followed = follow_receipts(job.out, job.run_id, pending, job.model_name)
-        failures = []
-        for frame in self._frames(tasks, job):
-            thread = _SparkJob(frame)
-            thread.start()
-            while thread.is_alive():
-                yield from next(followed)
-                thread.join(_POLL_SECONDS)
-            failures.append(thread.failure)
-        yield from next(followed)
-        for task in pending.values():
-            result = crashed_result(task, job, " ".join(filter(None, failures)) or "no receipt was written")
-            write_receipt(job.out, result)
-            yield result
+        n_stuck = 0
+        while pending and not job.is_stopping:
+            n_before, failures = len(pending), list[str]()
+            for frame in self._frames(schedule.where(lambda task: task.series_key in pending), job):
+                thread = _SparkJob(frame)
+                thread.start()
+                while thread.is_alive():
+                    yield from next(followed)
+                    thread.join(job.out.poll_seconds)
+                failures += [thread.failure] * bool(thread.failure)
+            yield from next(followed)
+            yield from _unlisted(pending, job)
+            n_stuck = n_stuck + 1 if len(pending) == n_before else 0
+            if n_stuck == _MOST_STUCK and not job.is_stopping:
+                raise gave_up(failures, len(pending))
 
-    def _frames(self, tasks: list[SeriesTask], job: Job) -> Iterator[DataFrame]:
+    def _frames(self, schedule: Schedule, job: Job) -> Iterator[DataFrame]:
         """One job for the series whose bytes Spark hands over, one for those that are opened by path."""
-        schema = from_arrow_schema(_FINISHED)
-        n_bins = self._session.sparkContext.defaultParallelism * job.settings.spark.bins_per_slot
-        by_content = [task for task in tasks if self._by_content and not self._is_passed_over(task)]
-        by_path = [task for task in tasks if not self._by_content or self._is_passed_over(task)]
-        if by_content:
-            bins = deal(by_content, n_bins)
-            yield self._contents(bins).mapInArrow(_content_runner(bins, job), schema)
-        if by_path:
-            bins = deal(by_path, n_bins)
+        stage = self._inference(job)
+        bins = schedule.where(self._comes_by_content).bins
+        if bins:
+            yield self._mapped(self._contents(bins), content_runner(bins, job, stage.seating), FINISHED, stage)
+        bins = schedule.where(lambda task: not self._comes_by_content(task)).bins
+        if bins:
             frame = self._session.createDataFrame(_task_table(bins))
-            yield frame.repartitionById(len(bins), frame.bin).drop("bin").mapInArrow(_path_runner(job), schema)
+            frame = frame.repartitionById(len(bins), frame.bin).drop("bin")
+            yield self._mapped(frame, path_runner(job, stage.seating), FINISHED, stage)
 
-    def _is_passed_over(self, task: SeriesTask) -> bool:
-        return all(ref.path in self._passed_over for ref in task.slices)
+    def _spread(self, parts: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -> list[pa.Table]:
+        """What becomes of tables, each in a task of its own."""
+        if not parts:
+            return []
+        rows = pa.table({"table": [sealed(part) for part in parts], "number": pa.array(range(len(parts)), pa.int32())})
+        frame = self._session.createDataFrame(rows)
+        return _collected(frame.repartitionById(len(parts), frame.number).drop("number"), table_mapper(work))
 
-    def _contents(self, bins: list[list[SeriesTask]]) -> DataFrame:
+    def _n_cores(self) -> int:
+        return int(self._session.sparkContext.defaultParallelism)
+
+    def _inference(self, job: Job) -> Stage:
+        """How the tasks of a job are dealt out; asked for once executors have read headers."""
+        if self._stage is None:
+            context = self._session.sparkContext
+            self._stage = plain_stage(context) if job.bundle is None else inference_stage(context, job.settings)
+        return self._stage
+
+    def _mapped(self, frame: DataFrame, mapper: Mapper, schema: pa.Schema, stage: Stage) -> DataFrame:
+        """A frame whose rows are worked on in the stage of inference."""
+        with stage.workers(self._session.sparkContext):
+            return frame.mapInArrow(mapper, from_arrow_schema(schema), profile=stage.profile)
+
+    def _comes_by_content(self, task: PackedTask) -> bool:
+        if not self._by_content:
+            return False
+        paths = pa.array({ref.path for ref in task.unpack().slices})
+        return not pc.all(pc.is_in(paths, self._passed_over)).as_py()
+
+    def _contents(self, bins: Bins) -> DataFrame:
         """Bytes of every file of the tasks, in the partition of their bin, series after series."""
         wanted = [
             (path, number, series)
             for number, members in enumerate(bins)
             for series, task in enumerate(members)
-            for path in sorted({ref.path for ref in task.slices})
+            for path in sorted({ref.path for ref in task.unpack().slices})
         ]
         names = ("path", "bin", "series")
         table = pa.table([pa.array(column) for column in zip(*wanted, strict=True)], names=names)
-        files = self._binary_files().join(sql.broadcast(self._session.createDataFrame(table)), "path")
+        files = (
+            self._binary_files("content")
+            .select("path", "content")
+            .join(sql.broadcast(self._session.createDataFrame(table)), "path")
+        )
         return files.repartitionById(len(bins), files.bin.cast("int")).sortWithinPartitions("bin", "series")
 
     def _binary_files(self, *columns: str) -> DataFrame:
-        """The listing; with the content of each file, members of archives as files, where contents are asked for."""
+        """The listing; members of archives as files, where contents are asked for."""
         reader = self._session.read.format("binaryFile").option("recursiveFileLookup", True)
         if self._by_content:
             # a damaged archive must not end the job; it is listed beside, and says itself what is wrong with it
             reader = reader.option("wholeFile", False).option("ignoreCorruptFiles", True)
-            columns = (*columns, "content")
-        path = "regexp_replace(path, '^file:/+', '/') AS path"
-        return reader.load(_literal(self._studies)).selectExpr(path, *columns)
+        return reader.load(_literal(self._studies)).selectExpr(*_LISTED, *columns)
 
 
 class _SparkJob(threading.Thread):
@@ -172,90 +264,35 @@ class _SparkJob(threading.Thread):
             logging.getLogger(__name__).exception("Spark gave up")
 
 
-def _task_table(bins: list[list[SeriesTask]]) -> pa.Table:
+def _unlisted(pending: dict[str, PackedTask], job: Job) -> Iterator[SeriesResult]:
+    """Results whose receipts are there, though a store failed to list them."""
+    for key in list(pending):
+        receipt = read_receipt(job.out, key, job.model_name)
+        if receipt is not None and receipt.run_id == job.run_id:
+            del pending[key]
+            yield receipt
+
+
+def _task_table(bins: Bins) -> pa.Table:
     """One row a series, with the number of its bin."""
-    tables = (pa.Table.from_batches([to_batch(SeriesTask, members)]) for members in bins)
-    numbers = (pa.array([number] * len(members), pa.int32()) for number, members in enumerate(bins))
-    return pa.concat_tables(table.append_column("bin", number) for table, number in zip(tables, numbers, strict=True))
+    rows = [(task.content, number) for number, members in enumerate(bins) for task in members]
+    return pa.table([pa.array(column) for column in zip(*rows, strict=True)], schema=TASKS)
 
 
-def _header_reader(studies: Path, left_out: str, keywords: frozenset[str]) -> Mapper:
-    def read(batches: Batches) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            yield to_batch(HeaderRow, _rows(batch))
-
-    def _rows(batch: pa.RecordBatch) -> Iterator[HeaderRow]:
-        contents = Contents()
-        is_detour = detours(studies)
-        for number, file in enumerate(from_batch(FileRef, batch.select(("path", "size_bytes", "modified_at")))):
-            if file.path.startswith(left_out) or is_detour(os.path.dirname(file.path.partition(MEMBER)[0])):
-                continue
-            if "\ufffd" in file.path:  # the JVM's picture of a name that is no UTF-8; listed beside under its own
-                continue
-            if "content" not in batch.schema.names:
-                yield from read_file(file, keywords)
-                continue
-            contents.put(file.path, batch.column("content")[number].as_py())
-            yield from read_header(file, keywords, contents)
-            contents.clear()
-
-    return read
+def _collected(frame: DataFrame, mapper: Mapper) -> list[pa.Table]:
+    rows = frame.mapInArrow(mapper, from_arrow_schema(TABLES)).toArrow()
+    return [opened(content.as_py()) for content in rows.column(0)]
 
 
-def _model_checker(job: Job) -> Mapper:
-    def check(batches: Batches) -> Iterator[pa.RecordBatch]:
-        for _ in batches:
-            pass
-        try:
-            rows = [{"note": note} for note in check_model(job, _cores())]
-        except PipelineError as error:
-            rows = [{"code": error.code.value, "message": error.message, "hint": error.hint}]
-        yield pa.RecordBatch.from_pylist(rows, schema=_CHECKED)
+def _wanted(paths: pa.ChunkedArray, studies: Path, exclude: Path | None) -> pa.Array:
+    """Tells files of a listing by the JVM from those that are left out, or listed beside it under their own names."""
+    is_detour, left_out = detours(studies), f"{exclude}{os.sep}" if exclude is not None else "\0"
 
-    return check
+    def is_wanted(path: str) -> bool:
+        is_elsewhere = path.startswith(left_out) or is_detour(os.path.dirname(path.partition(MEMBER)[0]))
+        return not is_elsewhere and "\ufffd" not in path  # the JVM's picture of a name that is no UTF-8
 
-
-def _path_runner(job: Job) -> Mapper:
-    def run(batches: Batches) -> Iterator[pa.RecordBatch]:
-        tasks = (task for batch in batches for task in from_batch(SeriesTask, batch))
-        yield from map(_finished, process(tasks, job, _cores()))
-
-    return run
-
-
-def _content_runner(bins: list[list[SeriesTask]], job: Job) -> Mapper:
-    def run(batches: Batches) -> Iterator[pa.RecordBatch]:
-        contents = Contents()
-        yield from map(_finished, process(_arriving(batches, bins, contents), job, _cores(), contents))
-
-    return run
-
-
-def _arriving(batches: Batches, bins: list[list[SeriesTask]], contents: Contents) -> Iterator[SeriesTask]:
-    """Tasks of a partition, each when all of its files have come; the files of one series are held at a time."""
-    current: SeriesTask | None = None
-    for batch in batches:
-        for number in range(batch.num_rows):
-            path, content, bin_number, series = (
-                batch.column(name)[number].as_py() for name in ("path", "content", "bin", "series")
-            )
-            task = bins[bin_number][series]
-            if current is not None and task is not current:
-                yield current
-                contents.clear()
-            current = task
-            contents.put(path, content)
-    if current is not None:
-        yield current
-
-
-def _finished(result: SeriesResult) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pydict({"series_key": [result.identity.series_key]}, schema=_FINISHED)
-
-
-def _cores() -> int | None:
-    context = TaskContext.get()
-    return None if context is None else context.cpus()
+    return pa.array([is_wanted(path) for chunk in paths.chunks for path in chunk.to_pylist()], pa.bool_())
 
 
 def _literal(folder: Path) -> str:

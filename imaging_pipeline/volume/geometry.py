@@ -6,10 +6,12 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
+from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import SeriesTask
 from imaging_pipeline.volume.types import Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SAME_GRID_MM = 1e-3
 
 
 def affine_lps(task: SeriesTask) -> NDArray[np.float64]:
@@ -48,6 +50,45 @@ def to_canonical(planes: NDArray[Any], task: SeriesTask) -> Volume:
     )
     turned = np.stack((orientation[:, 0], np.ones(3)), axis=1)
     return Volume(array=apply_orientation(array, turned), affine=affine @ inv_ornt_aff(orientation, array.shape))
+
+
+def to_planes(volume: Volume, task: SeriesTask) -> NDArray[Any]:
+    """A volume on the task's own grid, back in the order of its planes: what `to_canonical` did, undone.
+
+    Args:
+        volume: Axes closest to RAS+.
+        task: The series whose grid it is on.
+
+    Returns:
+        (slice, row, column) array in one piece.
+
+    Raises:
+        PipelineError: `grid-mismatch` for a volume on another grid.
+    """
+    affine, shape = _LPS_TO_RAS @ affine_lps(task), (task.columns, task.rows, task.depth)
+    orientation = io_orientation(affine)
+    axes = orientation[:, 0].astype(int)
+    expected = affine @ inv_ornt_aff(orientation, shape)
+    distance_mm = float(np.abs(expected - volume.affine).max())
+    if tuple(volume.shape[axis] for axis in axes) != shape or distance_mm > _SAME_GRID_MM:
+        found, wanted = (" x ".join(map(str, size)) for size in (volume.shape, shape))
+        raise PipelineError(
+            Code.GRID_MISMATCH,
+            f"a mask of {found} voxels, {distance_mm:g} mm off, for planes that make {wanted}",
+            "the bundle's postprocessing must invert its preprocessing",
+        )
+    turned = volume.array.transpose(axes)[tuple(slice(None, None, int(step)) for step in orientation[:, 1])]
+    return in_file_order(turned)
+
+
+def in_file_order(array: NDArray[Any]) -> NDArray[Any]:
+    """(K, J, I) in one piece. Row by row: a turn of the whole would fetch a line of the cache for every voxel."""
+    if array.flags.f_contiguous:
+        return array.T
+    turned = np.empty(array.shape[::-1], array.dtype)
+    for row in range(array.shape[1]):
+        turned[:, row] = np.ascontiguousarray(array[:, row]).T
+    return turned
 
 
 def _turn(planes: NDArray[Any], reverse: bool, within: tuple[slice, slice]) -> None:

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, where nothing else sees what lies between."""
+"""Batch norms and shortcuts folded into convolutions, where nothing else sees what lies between."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from monai.networks.blocks import ResidualUnit
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from imaging_pipeline.segment.backends.network import full_resolution
@@ -52,6 +53,55 @@ def fold_norms(module: torch.nn.Module, windows: torch.Tensor) -> int:
     for place in (place for pair in pairs for place in pair):
         place.put(place.layer)
     return 0
+
+
+def fold_shortcuts(module: torch.nn.Module) -> int:
+    """Turn every residual unit that is one convolution beside its own input into that convolution, in place.
+
+    MONAI's UNet ends in such a unit: x + W * x is (W + 1 at the centre) * x, without a further pass over all scores.
+
+    Args:
+        module: A network in evaluation mode.
+
+    Returns:
+        Units that are gone.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return 0
+    uses = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
+    places = [
+        _Place(parent=parent, name=name, layer=child)
+        for parent in module.modules()
+        for name, child in parent._modules.items()
+        if isinstance(child, ResidualUnit) and uses[id(child)] == 1 and not _has_hooks(child)
+    ]
+    n_folded = 0
+    for place in places:
+        convolution = _only_convolution(place.layer)
+        if convolution is not None and uses[id(convolution)] == 1:
+            with torch.no_grad():
+                i, j, k = (n // 2 for n in convolution.kernel_size)
+                convolution.weight[:, :, i, j, k] += torch.eye(convolution.out_channels)
+            place.put(convolution)
+            n_folded += 1
+    return n_folded
+
+
+def _only_convolution(unit: torch.nn.Module) -> torch.nn.Conv3d | None:
+    """What a residual unit adds to its input, if that is one convolution whose centre is the voxel itself."""
+    assert isinstance(unit, ResidualUnit)
+    layers = [place.layer for place in _layers(unit.conv)] if _is_plain_sequence(unit.conv) else []
+    if type(unit) is not ResidualUnit or type(unit.residual) is not torch.nn.Identity or len(layers) != 1:
+        return None
+    (layer,) = layers
+    if type(layer) is not torch.nn.Conv3d or _has_hooks(layer) or layer.groups != 1 or layer.padding_mode != "zeros":
+        return None
+    is_centred = all(
+        isinstance(padding, int) and 2 * padding == (n - 1) * dilation
+        for padding, n, dilation in zip(layer.padding, layer.kernel_size, layer.dilation, strict=True)
+    )
+    odd = all(n % 2 for n in layer.kernel_size)
+    return layer if is_centred and odd and set(layer.stride) == {1} else None
 
 
 def _foldable(module: torch.nn.Module) -> list[tuple[_Place, _Place]]:

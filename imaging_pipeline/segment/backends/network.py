@@ -16,7 +16,7 @@ class Network(Protocol):
     """(N, C, I, J, K) window → (N, classes, I, J, K) scores, on the device that it was loaded for."""
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
-        """Class scores of a batch of windows."""
+        """Class scores of a batch of windows; they hold until the next call."""
 
 
 class Backend(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from imaging_pipeline.errors import PipelineError
-from imaging_pipeline.segment.backends.fold import fold_norms
+from imaging_pipeline.segment.backends.fold import fold_norms, fold_shortcuts
 from imaging_pipeline.segment.backends.live import live_backends, live_network
 from imaging_pipeline.segment.backends.network import Network
 from imaging_pipeline.segment.backends.state_dict import TorchNetwork
@@ -67,6 +67,7 @@ def fastest(
     size: tuple[int, int, int, int],
     *,
     window_batch: int = 2,
+    n_windows: int | None = None,
     backends: Sequence[str] | None = None,
     known: str | None = None,
     budget_seconds: float = 60.0,
@@ -77,11 +78,13 @@ def fastest(
         network: On the CPU; its batch norms are folded in place.
         size: (C, I, J, K) of a window.
         window_batch: Windows a batch for torch.
+        n_windows: Windows that are compared and timed at once; None: a batch of torch's.
         backends: Candidates besides torch; None: the likely fastest that is installed, as each costs seconds to open.
         known: What an earlier trial chose: it is opened, and nothing timed.
         budget_seconds: Time that the trial may take; candidates that it leaves no room for are excluded.
     """
-    candidates = _Candidates(network, size, window_batch, folds=known in (None, "torch"))
+    windows = smooth_noise(n_windows or window_batch, size)
+    candidates = _Candidates(network, windows, window_batch, folds=known in (None, "torch"))
     if known is None:
         candidates.hold_trial(live_backends()[:1] if backends is None else backends, budget_seconds)
     elif known != "torch":
@@ -92,16 +95,14 @@ def fastest(
 class _Candidates:
     """Torch and what stands beside it."""
 
-    def __init__(
-        self, network: TorchNetwork, size: tuple[int, int, int, int], window_batch: int, *, folds: bool
-    ) -> None:
-        self._size = size
+    def __init__(self, network: TorchNetwork, windows: torch.Tensor, window_batch: int, *, folds: bool) -> None:
         self._batches = {"torch": window_batch}
         self._networks: dict[str, Network] = {"torch": network}
         self._seconds: dict[str, float] = {}
         self._opening: dict[str, float] = {}
         self._excluded: dict[str, str] = {}
-        self._windows = smooth_noise(window_batch, size)
+        self._windows = windows
+        fold_shortcuts(network.module)
         self._n_folded = fold_norms(network.module, self._windows[:1]) if folds else 0  # others fold by themselves
 
     def open(self, name: str) -> bool:
@@ -110,7 +111,8 @@ class _Candidates:
         assert isinstance(torch_network, TorchNetwork)
         began = time.perf_counter()
         try:
-            self._networks[name] = live_network(torch_network, name, self._size)
+            n_channels, i, j, k = self._windows.shape[1:]
+            self._networks[name] = live_network(torch_network, name, (n_channels, i, j, k))
         except PipelineError as error:
             self._excluded[name] = error.message
             return False
@@ -120,10 +122,12 @@ class _Candidates:
 
     def hold_trial(self, names: Sequence[str], budget_seconds: float) -> None:
         """Check and time every candidate."""
-        end = time.monotonic() + budget_seconds
+        end, began = time.monotonic() + budget_seconds, time.perf_counter()
         with torch.inference_mode():
             expected = self._networks["torch"](self._windows)
-        self._time("torch")
+        self._seconds["torch"] = (time.perf_counter() - began) / len(self._windows)
+        if self._seconds["torch"] < _STEADY_SECONDS:
+            self._time("torch")
         for name in names:
             if self._most_saved() < _OPENING_SECONDS.get(name, 0.0):
                 self._excluded[name] = f"opening it takes longer than it could save over {_PAYS_WITHIN} windows"
@@ -172,7 +176,7 @@ class _Candidates:
         return not difference
 
     def _time(self, name: str) -> None:
-        """Once, over as many windows as torch has in a batch; the network must have been called before."""
+        """Once, over all windows; the network must have been called before."""
         begin = time.perf_counter()
         with torch.inference_mode():
             self._networks[name](self._windows)

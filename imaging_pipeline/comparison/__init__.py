@@ -1,0 +1,1 @@
+"""Two sets of masks of the same series, held against each other."""

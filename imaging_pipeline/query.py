@@ -1,0 +1,93 @@
+"""Questions to a RESULTS in SQL, over the views series, measurements and reviews."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from imaging_pipeline.ask import FAILED, FLAGS, SLOWEST, VOLUMES, ask
+from imaging_pipeline.console import say, show_error, table
+from imaging_pipeline.errors import PipelineError
+from imaging_pipeline.export import as_csv, as_json, shown, write_parquet
+from imaging_pipeline.settings import resolve
+from imaging_pipeline.stores import open_store
+
+EXAMPLES = """\
+examples:
+  python -m imaging_pipeline.query RESULTS --flags
+  python -m imaging_pipeline.query RESULTS "SELECT status, reason_code, count(*) AS n FROM series GROUP BY ALL"
+  python -m imaging_pipeline.query RESULTS "SELECT name, avg(volume_ml) FROM measurements GROUP BY name" --csv
+  python -m imaging_pipeline.query RESULTS "FROM measurements" --parquet volumes.parquet
+  python -m imaging_pipeline.query RESULTS "SELECT * FROM measurements JOIN reviews USING (series_key, model_name)
+                                            WHERE verdict = 'accept'"
+
+series is the index, measurements has one row for each label of each mask, reviews what people said of masks (empty
+until somebody has). The query reads these and nothing else, and changes nothing.
+
+exit codes:
+  0 answered   2 usage, settings, no RESULTS, or a query that cannot be answered
+"""
+
+_READY = {"failed": FAILED, "slowest": SLOWEST, "volumes": VOLUMES, "flags": FLAGS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code.
+
+    Args:
+        argv: Arguments without the program's name; None: those of this process.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    asked = [arguments.sql] * (arguments.sql is not None) + [
+        sql for name, sql in _READY.items() if vars(arguments)[name]
+    ]
+    if len(asked) != 1:
+        parser.error("name one question: SQL, --failed, --slowest, --volumes or --flags")
+    try:
+        settings = resolve(arguments.config, arguments.set)
+        found = ask(open_store(arguments.results, settings.storage), asked[0])
+        if arguments.parquet is not None:
+            write_parquet(found, arguments.parquet)
+        elif arguments.csv or arguments.json:
+            say((as_csv if arguments.csv else as_json)(found))
+        else:
+            table(found.column_names, _rows(found))
+    except PipelineError as error:
+        show_error(error)
+        return 2
+    return 0
+
+
+def _rows(found: pa.Table) -> Iterator[tuple[str, ...]]:
+    for batch in found.to_batches(max_chunksize=1000):
+        for row in batch.to_pylist():
+            yield tuple(shown(value) for value in row.values())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m imaging_pipeline.query",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", metavar="RESULTS", help="folder or URL that runs have written to")
+    parser.add_argument("sql", metavar="SQL", nargs="?", help="a query in DuckDB's SQL")
+    parser.add_argument("--failed", action="store_true", help="series that failed, why, and what to do")
+    parser.add_argument("--slowest", action="store_true", help="the twenty series that took longest, by stage")
+    parser.add_argument("--volumes", action="store_true", help="volumes of each label over all masks")
+    parser.add_argument("--flags", action="store_true", help="what somebody should look at")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--csv", action="store_true", help="as CSV")
+    forms.add_argument("--json", action="store_true", help="as JSON, a list of objects")
+    forms.add_argument("--parquet", metavar="FILE", type=Path, help="into a Parquet file")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""One pass over STUDIES: what lies there, what of it is to be done, and doing it."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from itertools import chain
+from typing import Any
+
+from imaging_pipeline.console import Screen
+from imaging_pipeline.errors import PipelineError
+from imaging_pipeline.intake.found import PackedSkip, PackedTask, packed_task
+from imaging_pipeline.intake.rules import SelectionRules
+from imaging_pipeline.job import Job
+from imaging_pipeline.ledger import Ledger, Tally
+from imaging_pipeline.outbox import NoOutbox, Outbox
+from imaging_pipeline.partition import skipped_result
+from imaging_pipeline.records import SeriesResult, Status
+from imaging_pipeline.results import layout
+from imaging_pipeline.results.again import FORCED, Wanted, kind_of, why_again
+from imaging_pipeline.results.audit import Audit
+from imaging_pipeline.results.page import write_report
+from imaging_pipeline.results.receipt import find_receipt, is_given_up
+from imaging_pipeline.runner import Runner
+from imaging_pipeline.schedule import Schedule
+from imaging_pipeline.schedule import plan as plan_schedule
+from imaging_pipeline.stopping import Stop
+from imaging_pipeline.stores import Store, at_once
+from imaging_pipeline.survey import Survey, Surveyor
+from imaging_pipeline.workers import Attempts
+
+_RESULTS_AT_A_TIME = 500
+
+
+class Exit(IntEnum):
+    """Exit codes of the command."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    NOTHING_USABLE = 3
+    SOME_FAILED = 4
+    STOPPED = 5
+    BUSY = 6
+    NOT_SENT = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a pass found, and what it is going to do.
+
+    Attributes:
+        todo: Series to work through.
+        done: Series that an earlier run has done.
+        skipped: Series that are left out, and why.
+        given_up: What an earlier run said of series that have ended their process too often.
+        tally: Counts of files so far.
+        others: Gives path and reason of each file that is no instance.
+        began: When the pass began, on the monotonic clock.
+        schedule: How `todo` is dealt out.
+    """
+
+    todo: tuple[PackedTask, ...]
+    done: tuple[PackedTask, ...]
+    skipped: tuple[PackedSkip, ...]
+    given_up: tuple[SeriesResult, ...]
+    tally: Tally
+    others: Callable[[], Iterable[tuple[str, str]]]
+    began: float
+    schedule: Schedule
+
+    def exit_code(self) -> Exit:
+        """What a run would end in if every series that is taken were done."""
+        if self.given_up or any(item.code.is_failure for item in self.skipped):
+            return Exit.SOME_FAILED
+        return Exit.OK if self.todo or self.done else Exit.NOTHING_USABLE
+
+
+@dataclass(slots=True)
+class Known:
+    """What one pass tells the next.
+
+    Attributes:
+        survey: What was found: it is found again where no file has changed.
+        verified: Series key and fingerprint of series that were found done, outputs and all.
+    """
+
+    survey: Survey | None = None
+    verified: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One pass.
+
+    Attributes:
+        studies: Where DICOM lies.
+        job: What its series have in common.
+        rules: Which of them are taken.
+        runner: Reads headers and works through series.
+        screen: Says what happens.
+        stop: Asks it to end.
+        only: Series that are worked on, done or not, by key; None: all that are not done.
+        known: From passes before.
+        outbox: Sends what series give.
+    """
+
+    studies: Store
+    job: Job
+    rules: SelectionRules
+    runner: Runner
+    screen: Screen
+    stop: Stop
+    only: frozenset[str] | None = None
+    known: Known = field(default_factory=Known)
+    outbox: Outbox | NoOutbox = field(default_factory=NoOutbox)
+
+    def look(self, *, dry_run: bool = False) -> Plan:
+        """Read headers, group and select series, and set aside what RESULTS already holds.
+
+        Args:
+            dry_run: RESULTS is left as it is.
+        """
+        job, began, known = self.job, time.monotonic(), self.known
+        surveyor = Surveyor(studies=self.studies, job=job, rules=self.rules, runner=self.runner)
+        found = known.survey = surveyor.survey(known.survey, dry_run=dry_run)
+        tally = Tally(files=found.files.copy(), duplicates=found.n_copies)
+        tasks = [task for task in found.tasks if self.only is None or task.series_key in self.only]
+        with at_once(job.out) as work:
+            pairs = list(zip(tasks, work(self._verdict, tasks), strict=True))
+        todo = tuple(_with_cause(task, verdict.cause) for task, verdict in pairs if verdict.is_todo)
+        tally.again = Counter(kind_of(verdict.cause) for _, verdict in pairs if verdict.cause)
+        return Plan(
+            todo=todo,
+            done=tuple(task for task, verdict in pairs if verdict.is_done),
+            skipped=found.skipped,
+            given_up=tuple(verdict.given_up for _, verdict in pairs if verdict.given_up is not None),
+            tally=tally,
+            others=found.reasons,
+            began=began,
+            schedule=plan_schedule(todo, job, self.runner.slots(job)),
+        )
+
+    def tell(self, plan: Plan) -> None:
+        """Say what was found."""
+        self.screen.files(plan.tally, plan.others())
+        if plan.given_up:
+            self.screen.given_up(len(plan.given_up), str(self.job.out))
+        if plan.tally.again:
+            counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(plan.tally.again.items()))
+            self.screen.say(f"again: {counts}")
+        if plan.todo:
+            self.screen.say(plan.schedule.in_words())
+
+    def work(self, plan: Plan) -> Exit:
+        """Work through a plan; every result goes to the screen and, in batches, into the index."""
+        with self.stop.marking(self.job):
+            if plan.todo and not self.stop.requested:
+                for line in self.runner.check_model(self.job):
+                    self.screen.say(line)
+            try:
+                return self._execute(plan)
+            finally:
+                self.screen.summary(plan.tally, time.monotonic() - plan.began)
+
+    def _execute(self, plan: Plan) -> Exit:
+        tally, job = plan.tally, self.job
+        audit = Audit(out=job.out, seal_key=job.seal_key)
+        audit.record("planned", run_id=job.run_id, inputs=_inputs(plan))
+        Attempts(job).forget(task.series_key for task in plan.done)
+        tally.already_done = len(plan.done)
+        ledger = Ledger(job, str(self.studies), plan.schedule.forecast())
+        for first in range(0, len(plan.skipped), _RESULTS_AT_A_TIME):
+            part = plan.skipped[first : first + _RESULTS_AT_A_TIME]
+            skipped = [skipped_result(item.unpack(), job) for item in part]
+            ledger.record_skipped(skipped)
+            for result in skipped:
+                tally.add(result)
+        for result in plan.given_up:
+            tally.add(result)
+            ledger.keep(result.identity.series_key, is_done=False)
+        for task in plan.done:
+            ledger.keep(task.series_key, is_done=True)
+        self.outbox.put_finished((task.series_key for task in plan.done), job.model_name)
+        self.screen.start(len(plan.todo))
+        exit_code, began, outcome, n_before = Exit.UNEXPECTED, time.monotonic(), None, len(tally.results)
+        try:
+            for result in self.runner.results(plan.schedule, job) if plan.todo else ():
+                tally.add(result)
+                self.screen.result(result)
+                ledger.record(result)
+                self.outbox.put([result])
+            is_whole = len(tally.results) - n_before == len(plan.todo)
+            outcome = plan.schedule.outcome(tally.results, time.monotonic() - began)
+            ledger.catch_up()
+            tally.dispatch = self.outbox.settle()
+            exit_code = _exit_code(tally) if is_whole else Exit.STOPPED
+        finally:
+            tally.left = len(plan.todo) - (len(tally.results) - n_before)
+            self.screen.stop()
+            ledger.close(tally, exit_code, outcome)
+            counts, version = tally.series(), ledger.index_version
+            audit.record("worked", run_id=job.run_id, exit_code=exit_code, series=counts, index_version=version)
+        self._report()
+        return exit_code
+
+    def _report(self) -> None:
+        """Write the page for people; all else is there already, and stays so where this cannot be done."""
+        if not self.job.settings.report.enabled:
+            return
+        try:
+            write_report(self.job.out, self.job.settings.report.max_series)
+        except PipelineError as error:
+            self.screen.say(f"no {layout.REPORT}: {error.code}: {error.message}; {error.hint}")
+
+    def _verdict(self, task: PackedTask) -> "_Verdict":
+        job, key, verified = self.job, task.series_key, self.known.verified
+        wanted, is_forced = job.fingerprint(task.inputs_digest), job.settings.force or self.only is not None
+        if (key, wanted) in verified and not is_forced:
+            return _Verdict(is_done=True)
+        found = find_receipt(job.out, layout.receipt_path(key, job.model_name), job.seal_key)
+        if found is None or is_forced:
+            return _Verdict(cause=FORCED * (found is not None))
+        if found.is_sealed and found.receipt is not None and is_given_up(found.receipt, wanted):
+            return _Verdict(given_up=found.receipt)
+        digest = "" if job.bundle is None else job.bundle.digest
+        cause = why_again(job.out, found, Wanted(identity=task.identity, model_digest=digest, settings=job.settings))
+        if not cause:
+            verified.add((key, wanted))
+        return _Verdict(cause=cause, is_done=not cause)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """What is to become of a series.
+
+    Attributes:
+        is_done: Nothing: an earlier run has done it.
+        given_up: Nothing: what an earlier run says of it.
+        cause: Why it is computed again; empty for one that never was.
+    """
+
+    is_done: bool = False
+    given_up: SeriesResult | None = None
+    cause: str = ""
+
+    @property
+    def is_todo(self) -> bool:
+        return not self.is_done and self.given_up is None
+
+
+def _with_cause(task: PackedTask, cause: str) -> PackedTask:
+    return packed_task(replace(task.unpack(), recomputed_because=cause)) if cause else task
+
+
+def _inputs(plan: Plan) -> dict[str, Any]:
+    """What a pass found, in numbers and one digest over the inputs of all series."""
+    identities = chain(
+        (item.unpack().identity for item in (*plan.todo, *plan.done)),  # one at a time
+        (item.unpack().identity for item in plan.skipped),
+        (item.identity for item in plan.given_up),
+    )
+    digests, n_slices = list[str](), 0
+    for identity in identities:
+        digests.append(f"{identity.series_key} {identity.inputs_digest}")
+        n_slices += identity.n_slices
+    content = "\n".join(sorted(digests)).encode()
+    return {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "series": len(digests),
+        "slices": n_slices,
+        "todo": len(plan.todo),
+    }
+
+
+def _exit_code(tally: Tally) -> Exit:
+    if tally.of(Status.FAILED):
+        return Exit.SOME_FAILED
+    if not tally.of(Status.DONE) and not tally.already_done:
+        return Exit.NOTHING_USABLE
+    return Exit.NOT_SENT if tally.dispatch is not None and tally.dispatch.falls_short else Exit.OK

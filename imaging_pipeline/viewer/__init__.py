@@ -1,0 +1,1 @@
+"""A viewer of results in a browser, served to this machine alone."""

@@ -1,0 +1,174 @@
+"""The Spark session: what it is told on one machine and on clusters, under spark-submit, and beside another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyspark
+import pytest
+import yaml
+
+from imaging_pipeline.settings import Settings, resolve
+from imaging_pipeline.spark import session
+from imaging_pipeline.spark.executors import executor_room
+from tests.conftest import ROOT, Finished
+
+Pipeline = Callable[..., Finished]
+PROFILES = sorted(path for path in (*(ROOT / "conf").glob("*.yaml"), ROOT / "conf" / "k8s" / "k8s.yaml"))
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_every_profile_gives_what_long_tasks_need(profile: Path) -> None:
+    settings = resolve(profile)
+    properties = {**session._properties(settings, {}, None), **settings.spark.conf}
+    assert properties["spark.speculation"] == "false"
+    assert properties["spark.sql.adaptive.enabled"] == "false"
+    assert properties["spark.locality.wait"] == "0"
+    assert properties["spark.python.worker.faulthandler.enabled"] == "true"
+    assert properties["spark.sql.execution.pyspark.udf.tracebackWithLocals.enabled"] == "false"
+    assert int(properties["spark.task.maxFailures"]) > 1
+    assert properties.get("spark.python.worker.killOnIdleTimeout", "false") == "false"
+    assert "spark.executor.pyspark.memory" not in properties, "CUDA maps more than it uses"
+    if profile.stem != "default":
+        cores = int(properties["spark.executor.cores"])
+        assert executor_room(settings, cores, properties).n_tasks > 1
+        assert int(properties["spark.network.timeout"].removesuffix("s")) > 120
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_every_value_of_a_profile_stands_beside_its_reason(profile: Path) -> None:
+    known = (ROOT / "conf" / "cluster.yaml").read_text()
+    for line in profile.read_text().splitlines():
+        if profile.stem != "default" and "spark." in line and ": " in line and not line.lstrip().startswith("#"):
+            key = line.split(":")[0].strip()
+            told = "#" in line or f"{key}: " in known or key.endswith(("namespace", "podTemplateFile", "instances"))
+            assert told, line
+
+
+def test_the_pod_template_names_the_container_that_spark_fills_in() -> None:
+    pod = yaml.safe_load((ROOT / "conf" / "k8s" / "executor-pod.yaml").read_text())
+    assert pod["kind"] == "Pod"
+    [container] = pod["spec"]["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["spec"]["volumes"]
+    }
+
+
+def test_what_spark_submit_was_given_stands_and_local_masters_still_retry() -> None:
+    given = {"spark.master": "local[2]", "spark.app.name": "nightly", "spark.ui.enabled": "true"}
+    properties = session._properties(resolve(), given, None)
+    assert properties["spark.master"] == "local[2,3]"
+    assert "spark.ui.enabled" not in properties
+    assert "spark.app.name" not in properties
+    named = resolve(options={"spark.master": "local[1]"})
+    assert session._properties(named, given, None)["spark.master"] == "local[1,3]"
+    assert session._properties(Settings(), {}, None)["spark.master"] == "local[*,3]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "says"),
+    [
+        ((), {"SPARK_REMOTE": "sc://host:15002"}, "sc://host:15002"),
+        (("--master", "sc://other"), {}, "sc://other"),
+        (("--set", "spark.conf={spark.remote: sc://third}"), {}, "sc://third"),
+        ((), {"SPARK_API_MODE": "connect"}, "spark.api.mode=connect"),
+    ],
+)
+def test_spark_connect_is_refused_in_one_line(
+    arguments: tuple[str, ...], env: dict[str, str], says: str, pipeline: Pipeline, sample: Path, tmp_path: Path
+) -> None:
+    done = pipeline(sample, "--out", tmp_path / "out", *arguments, env=env)
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+    assert says in done.err
+    assert "unset SPARK_REMOTE" in done.err
+
+
+BESIDE = """
+import sys
+from pyspark.sql import SparkSession
+from imaging_pipeline.run import main
+mine = SparkSession.builder.master("local[1]").config("spark.ui.enabled", False).getOrCreate()
+before = mine.conf.get("spark.sql.adaptive.enabled")
+code = main(sys.argv[1:])
+assert mine.conf.get("spark.sql.adaptive.enabled") == before
+assert mine.range(3).count() == 3
+print("STILL OPEN", code)
+"""
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_session_that_is_open_is_used_and_left_open(sample: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BESIDE, str(sample), "--out", str(tmp_path / "out"), "--model", "none"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert "STILL OPEN 0" in done.stdout, done.stdout + done.stderr
+    assert "2 done" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as --py-files takes it, and the launcher, away from the checkout."""
+    folder = tmp_path_factory.mktemp("zipped")
+    with zipfile.ZipFile(folder / "imaging_pipeline.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in (ROOT / "imaging_pipeline").rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.write(file, file.relative_to(ROOT))
+    shutil.copy(ROOT / "conf" / "submit.py", folder)
+    return folder
+
+
+@pytest.fixture
+def submit(zipped: Path) -> Callable[..., Finished]:
+    """Runs spark-submit of the installed pyspark on the zip, without the checkout in sight."""
+
+    def call(*arguments: object, options: tuple[str, ...] = (), env: dict[str, str] | None = None) -> Finished:
+        command = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), *options]
+        command += ["--py-files", str(zipped / "imaging_pipeline.zip"), str(zipped / "submit.py")]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        environment |= {
+            "PYSPARK_PYTHON": sys.executable,
+            "SPARK_WORKER_DIR": str(zipped / "work"),
+            **(env or {}),
+        }
+        done = subprocess.run(
+            [*command, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=zipped, check=False
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_spark_submit_runs_the_package_from_a_zip_on_its_own_master(
+    submit: Callable[..., Finished], sample: Path, tmp_path: Path
+) -> None:
+    options = ("--master", "local-cluster[1,1,1024]")
+    home = {"IMAGING_PIPELINE_HOME": str(ROOT)}
+    done = submit(sample, "--out", tmp_path / "out", options=options, env=home)
+    assert done.code == 0, done.out + done.err
+    assert "2 done" in done.out
+    assert "ERROR" not in done.err
+    assert len(list((tmp_path / "out").rglob("*_dseg.nii.gz"))) == 2
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_zip_without_models_says_how_to_name_their_folder(
+    submit: Callable[..., Finished], sample: Path, tmp_path: Path
+) -> None:
+    done = submit(sample, "--out", tmp_path / "out")
+    assert done.code == 2, done.out + done.err
+    [line] = [line for line in done.out.splitlines() if "model-not-found" in line]  # spark-submit joins the streams
+    assert "set IMAGING_PIPELINE_HOME to a folder with conf/ and models/" in line
+    done = submit(sample, "--out", tmp_path / "out", "--model", "none", options=("--master", "local[2]"))
+    assert done.code == 0, done.out + done.err
+    assert "2 done" in done.out
