@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    parser = _parser()
+    parser = command_line()
     arguments = parser.parse_args(argv)
     if arguments.second is None and arguments.models is None:
         parser.error("name a second RESULTS, or two models of one by --models A B")
@@ -126,7 +126,8 @@ def _names(places: Sequence[str], sides: Sequence[Side]) -> tuple[str, str]:
     return (first, second) if places[0] == places[1] else (f"{places[0]} {first}", f"{places[1]} {second}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.compare",
         description=__doc__,

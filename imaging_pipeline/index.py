@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     try:
         settings = resolve(arguments.config, arguments.set)
         out = open_store(arguments.results, settings.storage, settings.output.file_mode)
@@ -108,7 +108,8 @@ def _words(kind: Kind, form: Form, state: State) -> str:
     return f"{kind} {form.folder}: {state.n_rows} rows in {state.n_files} files of {state.size_bytes} bytes{version}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.index",
         description=__doc__,

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     warnings.simplefilter("ignore")  # of libraries about their own future
     try:
         settings = resolve(arguments.config, arguments.set)
@@ -130,7 +130,8 @@ def _seal(name: str, settings: Settings) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.models",
         description=__doc__,

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    parser = _parser()
+    parser = command_line()
     arguments = parser.parse_args(argv)
     asked = [arguments.sql] * (arguments.sql is not None) + [
         sql for name, sql in _READY.items() if vars(arguments)[name]
@@ -67,7 +67,8 @@ def _rows(found: pa.Table) -> Iterator[tuple[str, ...]]:
             yield tuple(shown(value) for value in row.values())
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.query",
         description=__doc__,

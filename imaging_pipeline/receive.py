@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     logging.getLogger().addHandler(logging.NullHandler())
     warnings.simplefilter("ignore")  # of values in what comes in: they would tell whose it is
     try:
@@ -79,7 +79,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in named.items() if value is not None}
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.receive",
         description=__doc__,

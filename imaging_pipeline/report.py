@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     try:
         return _report(arguments.results, resolve(arguments.config, arguments.set), embed=arguments.embed)
     except PipelineError as error:
@@ -50,7 +50,8 @@ def _report(results: str, settings: Settings, *, embed: bool) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.report",
         description=__doc__,

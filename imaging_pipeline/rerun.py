@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     try:
         return _rerun(arguments)
     except PipelineError as error:
@@ -88,7 +88,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"force": False, **{key: value for key, value in given.items() if value is not None}}
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.rerun",
         description=__doc__,

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = _parser()
+    parser = command_line()
     arguments = parser.parse_args(argv)
     if arguments.watch is not None and arguments.dry_run:
         parser.error("--watch and --dry-run exclude each other")
@@ -92,7 +92,8 @@ def _listed(text: str | None) -> list[str] | None:
     return None if text is None else [item.strip() for item in text.split(",")]
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.run",
         description=__doc__,

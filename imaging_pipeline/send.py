@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     logging.getLogger().addHandler(logging.NullHandler())  # what went wrong is said once, in the summary
     warnings.simplefilter("ignore")
     try:
@@ -120,7 +120,8 @@ def _as_last_run(out: Store, seal_key: bytes) -> SendSettings:
     return send
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.send",
         description=__doc__,

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     try:
         return _verify(arguments.results, resolve(arguments.config, arguments.set))
     except PipelineError as error:
@@ -76,7 +76,8 @@ def _line(flaw: Flaw) -> str:
     return f"{flaw.code}: {flaw.message}; {flaw.hint}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.verify",
         description=__doc__,

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     try:
         settings = resolve(arguments.config, arguments.set)
         with permissions(settings.output.file_mode):
@@ -65,7 +65,8 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
         server.serve_forever()
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m imaging_pipeline.view",
         description=__doc__,
