@@ -2,6 +2,7 @@
 
 import os
 import re
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,17 @@ from imaging_pipeline.stores.settings import FileMode
 CODE = Path(__file__).resolve().parent.parent
 """What Python imports the package from: the checkout, site-packages, or a zip."""
 
-ROOT = Path(os.path.abspath(os.environ.get("IMAGING_PIPELINE_HOME") or CODE))
+
+
+def _root() -> Path:
+    """A checkout has conf/ beside the package, a wheel puts it under share/; neither is left in what a zip brings."""
+    named = os.environ.get("IMAGING_PIPELINE_HOME")
+    installed = [Path(base) / "share" / "imaging_pipeline" for base in (sysconfig.get_path("data"), CODE)]
+    places = [CODE, *installed]
+    return Path(os.path.abspath(named or next((place for place in places if (place / "conf").is_dir()), CODE)))
+
+
+ROOT = _root()
 """The folder of conf/ and models/: the checkout, or what IMAGING_PIPELINE_HOME names where the code is elsewhere."""
 
 LOCAL = "local[*]"

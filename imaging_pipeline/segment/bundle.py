@@ -161,7 +161,8 @@ def _find(model: str, settings: ModelSettings) -> Path:
         remedy = "name one of these, or a bundle's path"
         if known == "none":
             folders = ", ".join(map(str, trusted))
-            remedy = f"{folders} holds none: set IMAGING_PIPELINE_HOME to a folder with conf/ and models/"
+            remedy = f"{folders} holds none: set IMAGING_PIPELINE_HOME to a folder with conf/ and models/, or name "
+            remedy += "a bundle's path"
         raise PipelineError(Code.MODEL_NOT_FOUND, f"no bundle {model!r}; known here: {known}", remedy)
     if not any(path.is_relative_to(folder) or path.resolve().is_relative_to(folder.resolve()) for folder in trusted):
         raise PipelineError(
