@@ -31,7 +31,8 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff format --check imaging_pipeline sample_data tests benchmarks
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/shellcheck conf/*.sh .ci/run
+	@$(BIN)/shellcheck conf/*.sh deploy/*.sh .ci/run
+	@$(BIN)/hadolint Dockerfile Dockerfile.gpu
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not here: install Python 3.11, or name another by PYTHON=..."; exit 2; }

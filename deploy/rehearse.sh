@@ -6,7 +6,7 @@
 #   deploy/rehearse.sh [--short] [--series N] [--model NAME] [--folder FOLDER]
 #
 #   --short         few small volumes without a model: under 90 s on two cores
-#   --series N      how many (24; --short 60)
+#   --series N      how many (24; --short 30)
 #   --model NAME    hippocampus_mr, or none (--short)
 #   --folder FOLDER where studies, results and logs are left; default: a temporary one, its name is told
 #
@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-if $short; then : "${n_series:=60}" "${model:=none}"; else : "${n_series:=24}" "${model:=hippocampus_mr}"; fi
+if $short; then : "${n_series:=30}" "${model:=none}"; else : "${n_series:=24}" "${model:=hippocampus_mr}"; fi
 folder=${folder:-$(mktemp -d -t imaging-rehearsal-XXXXXX)}
 studies=$folder/studies results=$folder/results logs=$folder/logs
 mkdir -p "$studies" "$logs" "$folder/conf" "$folder/tmp"
@@ -70,7 +70,7 @@ wait_for() { # SECONDS WHAT COMMAND...
   shift 2
   until "$@"; do
     if [ "$SECONDS" -ge "$limit" ]; then fail "no $what"; fi
-    sleep 0.5
+    sleep 0.2
   done
 }
 has_workers() { [ "$(grep -c 'Registering worker' "$logs/master.log")" -ge "$1" ]; }
@@ -96,7 +96,7 @@ from pathlib import Path
 from sample_data.phantom import CtSpec, write_ct
 
 folder, n, model = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-shape = (96, 96, 12) if model == "none" else (40, 48, 36)
+shape = (128, 128, 24) if model == "none" else (40, 48, 36)
 for number in range(n):
     spec = CtSpec(shape=shape, spacing_mm=(1.0, 1.0, 1.0), modality="MR", seed=number, patient_id=f"PHANTOM-{number:04d}")
     write_ct(spec, folder / f"{number:04d}")
@@ -124,16 +124,16 @@ began=$SECONDS
 submit=$!
 started+=("$submit")
 
-wait_for 300 "series done" has_done $((n_series / 4))
-fetch "http://127.0.0.1:$ui_port/metrics/master/prometheus/" >"$logs/master.prom" || fail "the master gives no metrics"
-if [ -n "${metrics_port:-}" ]; then
-  fetch "http://127.0.0.1:$metrics_port/metrics" >"$logs/driver.prom" || fail "the driver gives no metrics"
-fi
+wait_for 300 "series done" has_done $((n_series / 6))
 at_kill=$(n_done)
 kill -0 "$submit" 2>/dev/null || fail "the run ended before a worker could be killed: $(tail -1 "$logs/driver.out")"
 kill -KILL "$doomed"
 say "killed worker-1 with $at_kill of $n_series series done; worker-3 comes"
 worker worker-3
+fetch "http://127.0.0.1:$ui_port/metrics/master/prometheus/" >"$logs/master.prom" || fail "the master gives no metrics"
+if [ -n "${metrics_port:-}" ]; then
+  fetch "http://127.0.0.1:$metrics_port/metrics" >"$logs/driver.prom" || fail "the driver gives no metrics"
+fi
 
 code=0
 wait "$submit" || code=$?

@@ -35,7 +35,9 @@ def image_environment(recipe: str) -> dict[str, str]:
 @each_recipe
 def test_hadolint_has_nothing_to_say(recipe: str) -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
-    done = subprocess.run([hadolint, "--failure-threshold", "style", recipe], capture_output=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [hadolint, "--failure-threshold", "style", recipe], capture_output=True, cwd=ROOT, check=False
+    )
     assert (done.returncode, done.stdout.decode()) == (0, "")
 
 
@@ -102,7 +104,9 @@ def in_image(spark_home: Path, scratch: Path) -> dict[str, str]:
     here |= {"/opt/spark": str(spark_home), "/opt/java": str(java.parents[1])}
     made = image_environment("Dockerfile")
     for there, place in here.items():
-        made = {key: place + value.removeprefix(there) if value.startswith(there) else value for key, value in made.items()}
+        made = {
+            key: place + value.removeprefix(there) if value.startswith(there) else value for key, value in made.items()
+        }
     return made | {"PATH": f"{here['/opt/venv/bin']}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
@@ -181,7 +185,6 @@ def test_a_run_needs_no_place_to_write_but_tmp_and_results_and_no_name_for_its_u
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 done" in done.stdout
-
 
 
 STAND_IN = """#!/usr/bin/env bash

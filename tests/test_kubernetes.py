@@ -166,7 +166,9 @@ def test_sparks_properties_agree_with_the_settings_and_the_package(overlay: str,
     assert not settings.spark.conf, "properties stand in sparkConf: those of settings would override the operator's"
     assert made["spark.speculation"] == "false"
     assert executor_room(settings, spec["executor"]["cores"], given).n_tasks >= 1
-    known = (ROOT / "conf" / "cluster.yaml").read_text() + (ROOT / "conf" / "k8s" / "base" / "application.yaml").read_text()
+    known = (ROOT / "conf" / "cluster.yaml").read_text() + (
+        ROOT / "conf" / "k8s" / "base" / "application.yaml"
+    ).read_text()
     assert all(key in known for key in spec["sparkConf"] if not key.startswith(gpus))
     import pyspark
 
@@ -202,7 +204,9 @@ def test_every_file_of_the_folder_is_used() -> None:
     named = {"k8s.yaml", "executor-pod.yaml"}  # without an operator; test_session.py looks at them
     for path in folder.rglob("kustomization.yaml"):
         content = yaml.safe_load(path.read_text())
-        generated = [file for item in content.get("configMapGenerator", []) for file in item.get("files", item.get("envs"))]
+        generated = [
+            file for item in content.get("configMapGenerator", []) for file in item.get("files", item.get("envs"))
+        ]
         listed = [*content.get("resources", []), *content.get("configurations", []), *generated, path.name]
         named |= {str((path.parent / item).resolve().relative_to(folder)) for item in listed}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} <= named
