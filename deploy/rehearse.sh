@@ -128,6 +128,7 @@ wait_for 300 "series done" has_done $((n_series / 6))
 at_kill=$(n_done)
 kill -0 "$submit" 2>/dev/null || fail "the run ended before a worker could be killed: $(tail -1 "$logs/driver.out")"
 kill -KILL "$doomed"
+wait "$doomed" 2>/dev/null || true
 say "killed worker-1 with $at_kill of $n_series series done; worker-3 comes"
 worker worker-3
 fetch "http://127.0.0.1:$ui_port/metrics/master/prometheus/" >"$logs/master.prom" || fail "the master gives no metrics"

@@ -16,7 +16,6 @@ CODE = Path(__file__).resolve().parent.parent
 """What Python imports the package from: the checkout, site-packages, or a zip."""
 
 
-
 def _root() -> Path:
     """A checkout has conf/ beside the package, a wheel puts it under share/; neither is left in what a zip brings."""
     named = os.environ.get("IMAGING_PIPELINE_HOME")

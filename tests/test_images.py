@@ -1,4 +1,4 @@
-"""The images: what their recipes say, and what their entrypoint does, on this machine and without a container engine."""
+"""The images: what their recipes say, and what their entrypoint does without a container engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyspark
 import pytest
@@ -113,7 +113,6 @@ def in_image(spark_home: Path, scratch: Path) -> dict[str, str]:
 def test_commands_of_the_package_are_run_and_anything_else_as_it_is(container: Callable[..., Finished]) -> None:
     said = container("verify", "--help")
     assert (said.code, said.out.split()[:4]) == (0, ["usage:", "python", "-m", "imaging_pipeline.verify"])
-    assert container().out.startswith("usage: python -m imaging_pipeline.run")
     assert container("bash", "-c", "echo $HOME; test -d $HOME -a -d $NUMBA_CACHE_DIR").code == 0
     assert container("records").code == 127, "a module of the package that is no command"
 
@@ -142,7 +141,8 @@ def test_an_executor_pod_starts_sparks_executor_as_sparks_own_image_does(
     done = container("executor", env=told)
     lines = done.out.splitlines()
     assert lines[:5] == ["-Dspark.driver.port=7078", "-Dname=two words", "-Xms2g", "-Xmx2g", "-cp"], done.err
-    assert lines[5].startswith("/opt/spark/conf:") and f"{tmp_path}/spark/jars/*" in lines[5].split(":")
+    assert lines[5].startswith("/opt/spark/conf:")
+    assert f"{tmp_path}/spark/jars/*" in lines[5].split(":")
     assert lines[6] == "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend"
     options = dict(zip(lines[7::2], lines[8::2], strict=True))
     assert options == {
