@@ -169,7 +169,6 @@ class Round:
         tally, job = plan.tally, self.job
         audit = Audit(out=job.out, seal_key=job.seal_key)
         audit.record("planned", run_id=job.run_id, inputs=_inputs(plan))
-        Attempts(job).forget(task.series_key for task in plan.done)
         tally.already_done = len(plan.done)
         ledger = Ledger(job, str(self.studies), plan.schedule.forecast())
         for first in range(0, len(plan.skipped), _RESULTS_AT_A_TIME):
@@ -195,6 +194,7 @@ class Round:
             is_whole = len(tally.results) - n_before == len(plan.todo)
             outcome = plan.schedule.outcome(tally.results, time.monotonic() - began)
             ledger.catch_up()
+            self._forget_done(plan)
             tally.dispatch = self.outbox.settle()
             exit_code = _exit_code(tally) if is_whole else Exit.STOPPED
         finally:
@@ -205,6 +205,11 @@ class Round:
             audit.record("worked", run_id=job.run_id, exit_code=exit_code, series=counts, index_version=version)
         self._report()
         return exit_code
+
+    def _forget_done(self, plan: Plan) -> None:
+        """Remove marks of done series: what outlives a killed run for a moment writes some, even beside this one."""
+        done = (result.identity.series_key for result in plan.tally.results if result.status is Status.DONE)
+        Attempts(self.job).forget(chain((task.series_key for task in plan.done), done))
 
     def _report(self) -> None:
         """Write the page for people; all else is there already, and stays so where this cannot be done."""
