@@ -44,6 +44,7 @@ if $link; then
     >"$("$inside" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/requirements.pth"
 else
   "$python" -m venv "$folder/venv"
+  "$inside" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" torch
   grep -v '^torch==' "$root/constraints.txt" >"$folder/constraints.txt"
   "$inside" -m pip install --quiet --disable-pip-version-check -c "$folder/constraints.txt" "$wheel"
 fi

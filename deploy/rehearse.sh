@@ -5,7 +5,7 @@
 #
 #   deploy/rehearse.sh [--short] [--series N] [--model NAME] [--folder FOLDER]
 #
-#   --short         few small volumes without a model: under 90 s on two cores
+#   --short         few small volumes without a model
 #   --series N      how many (24; --short 30)
 #   --model NAME    hippocampus_mr, or none (--short)
 #   --folder FOLDER where studies, results and logs are left; default: a temporary one, its name is told
