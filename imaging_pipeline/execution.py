@@ -219,8 +219,3 @@ def _check_formats(settings: Settings, bundle: Bundle | None) -> None:
 
 def _run_id() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3] + "Z"
-
-
-def exit_code_of(error: PipelineError) -> Exit:
-    """What the command ends in when this ends it."""
-    return Exit.BUSY if error.code is Code.RESULTS_BUSY else Exit.USAGE
