@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from imaging_pipeline.console import Screen, show_stopping
+from imaging_pipeline.console import Screen
 from imaging_pipeline.delivery import Delivery
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.identity import open_keys
@@ -82,7 +82,7 @@ def _execute(request: Request, settings: Settings) -> int:
     _check_device(settings, bundle, dry_run=request.dry_run)
     _check_formats(settings, bundle)
     rules = read_rules(None if bundle is None else bundle.selection, settings.selection.file)
-    stop, known = Stop(show_stopping), Known()
+    stop, known = Stop(screen.stopping), Known()
     first = Job(out=out, run_id=_run_id(), settings=settings, bundle=bundle)
 
     def next_round(runner: Runner, job: Job, run_id: str) -> Round:

@@ -15,6 +15,8 @@ from imaging_pipeline.errors import PipelineError
 _LOG_WIDTH = 1000
 """Columns where there is no terminal: lines of a log are not broken."""
 
+STOPPING = "stopping behind the series at work; Ctrl-C again ends at once"
+
 
 def open_console(*, stderr: bool = False) -> Console:
     """Standard output, or standard error, as it is: plain lines without colours where it is no terminal.
@@ -57,6 +59,10 @@ def show_error(error: PipelineError) -> None:
     print(f"imaging_pipeline: {error.code}: {error.message}; {error.hint}", file=sys.stderr)
 
 
-def show_stopping() -> None:
-    """One line on standard error, from within a signal's handler: by the system call alone."""
-    os.write(2, b"imaging_pipeline: stopping behind the series at work; Ctrl-C again ends at once\n")
+def show_stopping(*, over: bool = False) -> None:
+    """One line on standard error, from within a signal's handler: by the system call alone.
+
+    Args:
+        over: In place of what stands in the line of the cursor.
+    """
+    os.write(2, b"\r\x1b[2K" * over + f"imaging_pipeline: {STOPPING}\n".encode())

@@ -10,10 +10,12 @@ from imaging_pipeline.schedule import Schedule
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 _PRIOR_SHARE = 0.05
-"""Rates of an earlier run count as much as this share of the work, done as predicted."""
+"""Rates of an earlier run count at first as much as this share of the work, done as predicted; less and less later."""
 
 _MOST_CREDIT = 0.9
 """A series at work is taken for at most so far, however long it has been."""
+
+_TURNS = 4
 
 _FEW_AN_HOUR = 300
 
@@ -77,19 +79,16 @@ class Pace:
         if not left:
             return 0.0
         at_work = {key: seconds for key, seconds in at_work.items() if key in left}
-        first_guess = self._busy / self._done if self._done and not self._prior else 1.0
-        credit = self._credit(left, at_work, first_guess)
-        known = self._done + credit + self._prior
         if not self._prior and self.n_done < min(self._n_slots, math.ceil(self.n_total / 4)):
             return None
-        factor = (self._busy + self._prior) / known
+        factor, credit = self._factor(left, at_work)
         together = factor * (sum(left.values()) - credit) / min(self._n_slots, len(left))
         longest = max(factor * seconds - at_work.get(key, 0.0) for key, seconds in left.items())
         return max(together, longest, 0.0)
 
     def in_words(self, n_at_work: int, seconds_left: float | None) -> str:
         """One line: `120 of 400 series, 31 % of the work, 84 series/h, about 2 h 10 min left, 2 at work`."""
-        parts = [f"{self.n_done} of {self.n_total} series", f"{int(100 * self.share)} % of the work"]
+        parts = [f"{self.n_done} of {self.n_total} series", f"{int(100 * self.share + 1e-6)} % of the work"]
         if self.n_done and self.elapsed_seconds > 0:
             parts.append(_rate(self.n_done / self.elapsed_seconds))
         if seconds_left is not None and self.n_done < self.n_total:
@@ -103,6 +102,18 @@ class Pace:
         now = self._clock()
         self._busy += (now - self._seen_at) * min(self._n_slots, len(self._left))
         self._seen_at = now
+
+    def _factor(self, left: Mapping[str, float], at_work: Mapping[str, float]) -> tuple[float, float]:
+        """Real seconds for a predicted one, and predicted seconds of series at work that are behind them.
+
+        Each follows from the other, so they are found by turns.
+        """
+        prior = self._prior * (1 - self.share) ** 2
+        factor, credit = self._busy / self._done if self._done else 1.0, 0.0
+        for _ in range(_TURNS):
+            credit = self._credit(left, at_work, factor)
+            factor = (self._busy + prior) / (self._done + credit + prior)
+        return factor, credit
 
     def _credit(self, left: Mapping[str, float], at_work: Mapping[str, float], factor: float) -> float:
         """Predicted seconds that series at work have behind them; a slot may have several, but works on one."""

@@ -1,5 +1,6 @@
 """What a person at the terminal, or a log of a nightly job, sees of a run."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from imaging_pipeline.console.lines import open_console
+from imaging_pipeline.console.lines import open_console, show_stopping
 from imaging_pipeline.console.show import Show
 from imaging_pipeline.errors import Code
 from imaging_pipeline.job import Job
@@ -29,6 +30,7 @@ class Screen:
         self._quiet = quiet
         self._verbose = verbose
         self._show: Show | None = None
+        self._is_busy = False
 
     def say(self, text: str) -> None:
         """A line of news."""
@@ -41,8 +43,20 @@ class Screen:
         if self._quiet or not self._console.is_interactive:
             yield
             return
-        with self._console.status(escape(f"{what} ...")):
-            yield
+        self._is_busy = True
+        try:
+            with self._console.status(escape(f"{what} ...")):
+                yield
+        finally:
+            self._is_busy = False
+
+    def stopping(self) -> None:
+        """The run was asked to end; from within a signal's handler, where a display may be half drawn."""
+        if self._show is not None and self._show.is_live:
+            self._show.is_stopping = True
+            if os.isatty(2):
+                return
+        show_stopping(over=self._is_busy and os.isatty(2))
 
     def start(self, schedule: Schedule, job: Job) -> None:
         """Work on the series of a plan begins."""

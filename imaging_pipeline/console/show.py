@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imaging_pipeline.console.at_work import AtWork
+from imaging_pipeline.console.lines import STOPPING
 from imaging_pipeline.console.pace import Pace
 from imaging_pipeline.job import Job
 from imaging_pipeline.schedule import Schedule
@@ -55,9 +56,15 @@ class Show:
         self._told_at, self._told_done = clock(), 0
         self._spinner = Spinner("dots")
         self._live: Live | None = None
+        self.is_stopping = False
         self._ended = threading.Event()
         seconds = _POLLS_A_LOOK * job.out.poll_seconds
         self._thread = threading.Thread(target=self._follow, args=(seconds,), name="progress", daemon=True)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is a display, which says itself that the run `is_stopping`."""
+        return self._live is not None
 
     def start(self) -> None:
         """The work begins."""
@@ -122,7 +129,8 @@ class Show:
             for begun in rows[:n_shown]
         ]
         more = [f"  and {len(rows) - n_shown} more"] if len(rows) > n_shown else []
-        return Group(head, Text(self._words()), *(Text(line, style="dim") for line in (*lines, *more)))
+        head_lines = [Text(self._words()), *[Text(STOPPING, style="yellow")] * self.is_stopping]
+        return Group(head, *head_lines, *(Text(line, style="dim") for line in (*lines, *more)))
 
 
 def _clock_face(seconds: float) -> str:
