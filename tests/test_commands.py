@@ -41,6 +41,18 @@ def test_every_example_in_the_help_of_a_command_is_one_that_can_be_typed(
     assert max(map(len, options.splitlines())) <= 80, "prose and the help of options fit the terminal"
 
 
+def test_every_command_in_the_readme_is_one_that_can_be_typed() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    started = re.compile(
+        r"^(?:[\d*]+ [\d*]+ \S+ \S+ \S+ +)?(?:imaging-pipeline |.*python -m imaging_pipeline\.)(?=[a-z]+ )"
+    )
+    found = [line[match.end() :] for line in lines if (match := started.match(line)) and "`" not in line]
+    assert len(found) > 20
+    for line in found:
+        name, *words = shlex.split(re.split(r" [>|] ", line)[0], comments=True)
+        import_module(f"imaging_pipeline.{name}").command_line().parse_args(words)
+
+
 def test_a_name_for_all_commands_loads_only_the_one_that_is_asked_for() -> None:
     script = (
         "import sys\n"
