@@ -10,7 +10,6 @@ from typing import Any
 from imaging_pipeline import __version__
 from imaging_pipeline.console import show_error
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.round import Exit
 from imaging_pipeline.settings import Settings, resolve
 
 SCRIPT = "imaging-pipeline"
@@ -117,6 +116,8 @@ def carry_out(
     try:
         return work(arguments)
     except PipelineError as error:
+        from imaging_pipeline.round import Exit  # a run is much to import for a question
+
         show_error(error)
         return Exit.BUSY if error.code is Code.RESULTS_BUSY else Exit.USAGE
     except KeyboardInterrupt:
@@ -124,4 +125,4 @@ def carry_out(
         return interrupted
     except BrokenPipeError:  # whoever reads standard output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return Exit.UNEXPECTED
+        return 1

@@ -42,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in COMMANDS:
-        parser = command_line()
+        parser = _names()
         parser.parse_args(words or ["--help"])
         parser.error("name a command first")
     return int(import_module(f"imaging_pipeline.{words[0]}").main(words[1:]))
 
 
-def command_line() -> argparse.ArgumentParser:
+def _names() -> argparse.ArgumentParser:
     """Names of the commands, without their options: no command is imported for it."""
     parser = argparse.ArgumentParser(
         prog="imaging-pipeline",

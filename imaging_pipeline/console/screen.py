@@ -4,19 +4,22 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from imaging_pipeline.console.lines import open_console, show_stopping
-from imaging_pipeline.console.show import Show
 from imaging_pipeline.errors import Code
 from imaging_pipeline.job import Job
 from imaging_pipeline.outbox import Dispatch
 from imaging_pipeline.records import SeriesIdentity, SeriesResult, SeriesTask, SkippedSeries, Status
 from imaging_pipeline.schedule import Schedule
 from imaging_pipeline.tally import Tally
+
+if TYPE_CHECKING:
+    from imaging_pipeline.console.show import Show
 
 _STYLES = {Status.DONE: "green", Status.SKIPPED: "yellow", Status.FAILED: "bold red"}
 
@@ -61,6 +64,8 @@ class Screen:
     def start(self, schedule: Schedule, job: Job) -> None:
         """Work on the series of a plan begins."""
         if not self._quiet and schedule.tasks:
+            from imaging_pipeline.console.show import Show  # other commands have no use for what it imports
+
             self._show = Show(self._console, schedule, job)
             self._show.start()
 
