@@ -61,8 +61,8 @@ class Tally:
 
     def add(self, result: SeriesResult) -> None:
         """Keep of a result what is told at the end: a run of many thousands holds them all."""
-        slim = replace(result, findings=(), versions={}, voxel_settings={}, output_digests={}, volumes_ml={})
-        self.results.append(slim)
+        slim = replace(result, findings=(), versions={}, voxel_settings={}, output_digests={})
+        self.results.append(replace(slim, volumes_ml={}, agreement={}))
 
     def of(self, status: Status) -> list[SeriesResult]:
         """Results of one status."""
