@@ -25,18 +25,18 @@ from imaging_pipeline.results.layout import open_results
 from imaging_pipeline.results.measure import Measurement
 from imaging_pipeline.results.receipt import read_receipts
 from imaging_pipeline.results.tables import open_table
+from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.bundle import describe
 from imaging_pipeline.segment.engine import Engine
 from imaging_pipeline.segment.memory import Rung
 from imaging_pipeline.segment.nnunet.postprocess import _regions
 from imaging_pipeline.segment.stream import Keeping
-from imaging_pipeline.segment.tally import Tally
 from imaging_pipeline.segment.transforms import gathered
 from imaging_pipeline.segment.windows import plan_windows
 from imaging_pipeline.settings import ModelSettings, Settings
 from imaging_pipeline.stores import LocalStore
 from sample_data.phantom import CtSpec, write_ct
-from tests.bundles import WINDOW, random_network, write_bundle
+from tests.bundles import WINDOW, edit, random_network, write_bundle
 from tests.test_nnunet import REGIONS, blobs, configuration, plans_of, write_model
 from tests.test_results import result
 from tests.test_stream import volume_of
@@ -87,6 +87,18 @@ def test_in_one_window_the_number_is_that_of_the_members_own_masks(tmp_path: Pat
     expected = {label: pytest.approx(mean_dice(alone, label), abs=1e-6) for label in (1, 2)}
     assert done.agreement == expected
     assert all(0 < value < 0.95 for value in done.agreement.values())
+
+
+def test_a_network_that_takes_whole_volumes_is_compared_over_all_of_it(tmp_path: Path, settings: Settings) -> None:
+    volume, masks = volume_of((20, 18, 24)), []
+    for name, seeds in (("one", (1,)), ("two", (2,)), ("both", (1, 2))):
+        path = bundle_of(tmp_path / name, *seeds)
+        edit(path / "configs" / "inference.json", inferer={"_target_": "SimpleInferer"})
+        masks.append(engine_of(path, settings).segment(volume))
+    one, two, both = masks
+    assert both.n_windows == 0
+    members = [one.mask.array, two.mask.array]
+    assert both.agreement == {label: pytest.approx(mean_dice(members, label), abs=1e-6) for label in (1, 2)}
 
 
 def test_over_many_windows_each_voxel_counts_as_the_window_sees_it_that_has_it_nearest_its_middle(
@@ -168,7 +180,7 @@ def test_channels_that_may_overlap_are_compared_one_by_one_at_the_bundles_thresh
             for seed in (1, 2)
         )
     assert (one[1] & one[2]).any(), "labels do overlap"
-    assert stream.tally.agreement() == {n: pytest.approx(dice(one[n], other[n]), abs=1e-6) for n in (1, 2)}
+    assert stream.agreement.by_label() == {n: pytest.approx(dice(one[n], other[n]), abs=1e-6) for n in (1, 2)}
 
 
 @pytest.mark.parametrize("regions", [False, True], ids=["labels", "regions"])
@@ -198,9 +210,9 @@ def test_pairs_of_which_neither_has_a_label_do_not_count() -> None:
     numbers = torch.zeros(3, 1, 4, 4, 4, dtype=torch.uint8)
     numbers[0, 0, 0] = 1  # seen by one of three: two pairs, both 0
     numbers[0, 0, 1] = numbers[1, 0, 1, :2] = 2  # 2/3 for the first pair, and nothing of the third member
-    tally = Tally()
-    tally.add(numbers, (7, 8, 9))
-    assert tally.agreement() == {7: 0.0, 8: pytest.approx(2 / 9, abs=1e-6)}
+    agreement = Agreement()
+    agreement.add(numbers, (7, 8, 9))
+    assert agreement.by_label() == {7: 0.0, 8: pytest.approx(2 / 9, abs=1e-6)}
 
 
 @pytest.fixture

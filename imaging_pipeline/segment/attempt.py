@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.batcher import Batcher
 from imaging_pipeline.segment.device import sums_dtype
 from imaging_pipeline.segment.machine import Machine
 from imaging_pipeline.segment.memory import Load, Rung, available_bytes, is_out_of_memory, rungs
 from imaging_pipeline.segment.model import Model
 from imaging_pipeline.segment.stream import ScoreOverflowError, WindowStream
-from imaging_pipeline.segment.tally import Tally
 from imaging_pipeline.segment.transforms import Sink
 from imaging_pipeline.segment.windows import WindowPlan
 from imaging_pipeline.volume.types import Volume
@@ -33,7 +33,7 @@ class Attempt:
         steps: Steps down that it took for want of memory.
         n_windows: All windows; 0 where the model goes over the whole volume.
         n_skipped: Those that show air alone.
-        agreement: Of the members of an ensemble by label number; empty where there is one member. See `Tally`.
+        agreement: Of the members of an ensemble by label number; empty where there is one member. See `Agreement`.
     """
 
     def __init__(self, machine: Machine, volume: Volume, sink: Sink | None) -> None:
@@ -175,15 +175,15 @@ class Attempt:
     def _restore(self) -> None:
         began, outside = time.perf_counter(), self._machine.outside_seconds
         in_network, own = self._batcher.seconds, 0.0
-        tally = Tally() if self._stream is None else self._stream.tally
+        agreement = Agreement() if self._stream is None else self._stream.agreement
         if self._stream is None:
-            scores = self._model.whole(self._prepared, tally)
+            scores = self._model.whole(self._prepared, agreement)
             own = time.perf_counter() - began
         else:
             scores = self._stream.scores()
         try:
             self._labels = self._model.restore(scores, self._prepared, self._grid, self._sink)
-            self.agreement = tally.agreement()
+            self.agreement = agreement.by_label()
         finally:
             elsewhere = self._machine.outside_seconds - outside + self._batcher.seconds - in_network + own
             self.seconds["network"] += own if self._stream is None else self._stream.seconds

@@ -45,7 +45,7 @@ class Segmentation:
         n_windows: Windows of the volume; 0 where the model goes over whole volumes.
         n_skipped: Those that were left out because they show air alone.
         memory_steps: Steps down that it took for want of memory, in order; empty normally.
-        agreement: Mean pairwise Dice of an ensemble's members by label number; empty for one member. See `Tally`.
+        agreement: Mean pairwise Dice of an ensemble's members by label number; empty for one member. See `Agreement`.
     """
 
     mask: Volume

@@ -8,7 +8,7 @@ import torch
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.accumulator import Accumulator, Fill
-from imaging_pipeline.segment.tally import Tally
+from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.transforms.scores import Scores
 from imaging_pipeline.segment.windows import Shape, WindowPlan
 
@@ -43,7 +43,7 @@ class WindowStream:
         n_skipped: Those that show nothing but air.
         n_channels: Classes; 0 until the network has said so.
         seconds: Time in the network for windows of this stream.
-        tally: How far the members of an ensemble agree.
+        agreement: How far the members of an ensemble agree.
         error: What went wrong over its windows while another volume was asked for; raised when this one is.
     """
 
@@ -73,7 +73,7 @@ class WindowStream:
         self.plan = plan
         self.n_channels = n_channels
         self.seconds = 0.0
-        self.tally = Tally()
+        self.agreement = Agreement()
         self.error: Exception | None = None
         self._image, self._offset = plan.padded(image)
         self._advance = advance
@@ -124,7 +124,7 @@ class WindowStream:
         """Votes (M, L, I, J, K) on a window that was taken; a window that runs again counts once."""
         if start not in self._counted:
             self._counted.add(start)
-            self.tally.add(numbers[(..., *self.plan.owned(start))], labels)
+            self.agreement.add(numbers[(..., *self.plan.owned(start))], labels)
 
     def scores(self) -> Scores:
         """All of the volume's scores, to be asked for plane by plane."""

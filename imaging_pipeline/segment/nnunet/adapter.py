@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.backends import Network
 from imaging_pipeline.segment.background import background
 from imaging_pipeline.segment.bundle import Bundle
@@ -18,7 +19,6 @@ from imaging_pipeline.segment.nnunet.postprocess import to_labels
 from imaging_pipeline.segment.nnunet.preprocess import Prepared
 from imaging_pipeline.segment.nnunet.windows import plan_windows
 from imaging_pipeline.segment.stream import Advance, Keeping, ScoreOverflowError, WindowStream
-from imaging_pipeline.segment.tally import Tally
 from imaging_pipeline.segment.transforms import Scores, Sink
 from imaging_pipeline.segment.votes import by_channels
 from imaging_pipeline.segment.windows import WindowPlan
@@ -90,7 +90,7 @@ class AdaptedNnunet:
         fill = background("sigmoid" if self.inner.plans.regions else "softmax")
         return WindowStream(prepared.image, plan, keeping, advance, n_channels=self.n_channels, fill=fill)
 
-    def whole(self, prepared: Prepared, tally: Tally) -> Scores:
+    def whole(self, prepared: Prepared, agreement: Agreement) -> Scores:
         """See `Model`; every volume has a plan."""
         raise NotImplementedError
 

@@ -9,7 +9,7 @@ _VALUES_AT_A_TIME = 1 << 22
 """Votes that are compared at a time: eight bytes each while they are counted."""
 
 
-class Tally:
+class Agreement:
     """Voxels that members share, by label and pair of members: all that is kept of their labels.
 
     The measure is the mean Dice coefficient over all pairs of members, label by label: Roy et al., Bayesian QuickNAT
@@ -48,7 +48,7 @@ class Tally:
                 counts = same.flatten().bincount(minlength=len(others) * n_numbers)
                 self._shared[member, member:] += counts.view(len(others), n_numbers).to(self._shared.device)
 
-    def agreement(self) -> dict[int, float]:
+    def by_label(self) -> dict[int, float]:
         """Mean pairwise Dice by label number, 0 to 1, for labels that any member has; none for a single member.
 
         Pairs of which neither has the label say nothing and do not count.
@@ -64,7 +64,7 @@ class Tally:
         return {label: round(float(mean), 6) for label, mean, n in zip(self._labels, means, n_pairs, strict=True) if n}
 
 
-def count_whole(tally: Tally, votes: Votes | None, shape: tuple[int, ...]) -> None:
+def count_whole(agreement: Agreement, votes: Votes | None, shape: tuple[int, ...]) -> None:
     """Count votes on a whole volume, where the network's last call was over all of it."""
     if votes is not None and tuple(votes.numbers.shape[-3:]) == shape:
-        tally.add(votes.numbers[0], votes.labels)
+        agreement.add(votes.numbers[0], votes.labels)
