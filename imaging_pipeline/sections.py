@@ -246,7 +246,7 @@ class QcSettings(Section):
         0.8,
         ge=0,
         le=1,
-        description="flag labels on which the members of an ensemble agree less (mean pairwise Dice): good crops of the "
+        description="flag labels on which members of an ensemble agree less (mean pairwise Dice): good crops of the "
         "default model have 0.89 or more, spoilt ones less than 0.8; thin structures have less by nature. 0: none",
     )
 
