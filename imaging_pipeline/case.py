@@ -66,6 +66,7 @@ class Case:
         self._origin: Origin | None = None
         self._backdrop: Backdrop | None = None
         self._mask: Volume | None = None
+        self._agreement: dict[int, float] = {}
         self._measurements: tuple[Measurement, ...] = ()
         self._probabilities: ProbabilityFile | None = None
         self._seconds: dict[str, float] = {}
@@ -125,7 +126,7 @@ class Case:
         bundle = self._job.bundle
         assert bundle is not None
         self._seconds.update(done.stage_seconds)
-        self._mask = done.mask
+        self._mask, self._agreement = done.mask, done.agreement
         self.result = replace(
             self.result,
             device=done.device,
@@ -183,7 +184,7 @@ class Case:
         assert bundle is not None
         assert image is not None
         self._image = None  # nobody needs it any longer
-        self._measurements = measure(mask, image, bundle.labels)
+        self._measurements = measure(mask, image, bundle.labels, self._agreement)
 
     def _write_mask(self, mask: Volume) -> None:
         bundle = self._job.bundle
@@ -205,6 +206,7 @@ class Case:
         self.result = replace(
             self.result,
             volumes_ml={item.name: item.volume_ml for item in measurements if item.label in named},
+            agreement={item.name: item.agreement for item in measurements if item.agreement is not None},
             mask_path=mask_path,
             measurements_path=path,
             flags=tuple(flag_mask(measurements, bundle.labels, self._job.settings.qc)),

@@ -310,6 +310,7 @@ class SeriesResult:
         shape: Voxels along the written axes (RAS+).
         spacing_mm: Voxel size along the written axes.
         volumes_ml: Label name to volume.
+        agreement: Label name to mean pairwise Dice of the networks and mirror images that were averaged; empty for one.
         backend: What ran the network: torch, torchscript, export, onnxruntime or openvino.
         n_networks: Networks whose probabilities were averaged; 1 for a single one.
         mirror_axes: Axes of the model grid about which mirror images were averaged; empty for none.
@@ -347,6 +348,7 @@ class SeriesResult:
     shape: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
     volumes_ml: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
     peak_device_mb: float = 0.0

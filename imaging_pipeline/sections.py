@@ -190,6 +190,9 @@ class SegmentSettings(Section):
     share_batches: bool = Field(True, description="fill batches with windows of the next series")
     sharing_limit_mb: int = Field(512, ge=0, description="prepared volumes that wait for a shared batch")
     tta: bool = Field(False, description="average over mirror images, about the axes that the model's card allows")
+    agreement: bool = Field(
+        True, description="count how far the networks and mirror images that are averaged agree, label by label"
+    )
 
     def air_for(self, bundle: float | Literal["clip"] | None) -> float | Literal["clip"] | None:
         """What counts as air for a bundle that says so itself, or does not (None)."""
@@ -238,6 +241,13 @@ class QcSettings(Section):
     )
     min_largest_share: float = Field(
         0.9, ge=0, le=1, description="flag labels with less than this share of their voxels in the largest part"
+    )
+    min_agreement: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="flag labels on which members of an ensemble agree less (mean pairwise Dice): good crops of the "
+        "default model have 0.89 or more, spoilt ones less than 0.8; thin structures have less by nature. 0: none",
     )
 
 
