@@ -17,15 +17,21 @@ _HARMLESS = ("deltalake", "_internal", "pyarrow")
 _WARNING = re.compile(r"(.*?:\d+: \w+): .*", re.DOTALL)
 
 
-def log_to(handler: logging.Handler, *, details: bool = False) -> None:
+EVENTS = "imaging_pipeline.events"
+"""The logger of what only machines read."""
+
+
+def log_to(handler: logging.Handler, *, details: bool = False, form: logging.Formatter | None = None) -> None:
     """Warnings and tracebacks go to the run's log, never to the screen.
 
     Args:
         handler: The log.
         details: Texts of errors and warnings of libraries are written too.
+        form: For machines, which are told of events too; None: text.
     """
     layout = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    handler.setFormatter(logging.Formatter(layout) if details else _Discreet(layout))
+    handler.setFormatter(form or (logging.Formatter(layout) if details else _Discreet(layout)))
+    logging.getLogger(EVENTS).disabled = form is None
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # where a log cannot be written, its disk being full, nothing goes to the screen
     logging.getLogger().handlers[:] = [handler]
@@ -47,6 +53,15 @@ def trace_of(error: BaseException, *, details: bool = False) -> str:
     return "\n".join(lines)
 
 
+def said_by(record: logging.LogRecord, *, details: bool = False) -> str:
+    """What a record says: a warning of a library by its kind and place; its text only with `details`."""
+    text = record.getMessage()
+    if details or record.name != "py.warnings":
+        return text
+    found = _WARNING.match(text)
+    return found.group(1) if found else "a warning"
+
+
 def name_of(error: BaseException) -> str:
     """Kind of an error and the line that raised it: `ValueError in decode.py:57`."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -62,15 +77,10 @@ class _Discreet(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """A warning of a library by its kind and place."""
         if record.name == "py.warnings":
-            record = logging.makeLogRecord(record.__dict__ | {"msg": self._kind(record.getMessage()), "args": ()})
+            record = logging.makeLogRecord(record.__dict__ | {"msg": said_by(record), "args": ()})
         return super().format(record)
 
     def formatException(self, info: object) -> str:  # noqa: N802 the name is logging's
         """A traceback without texts of libraries."""
         error = info[1] if isinstance(info, tuple) else None
         return trace_of(error) if isinstance(error, BaseException) else ""
-
-    @staticmethod
-    def _kind(text: str) -> str:
-        found = _WARNING.match(text)
-        return found.group(1) if found else "a warning"
