@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from imaging_pipeline.errors import Code
+from imaging_pipeline.errors import Code, FlagCode
 from imaging_pipeline.records import Status
 
 NAMESPACE = "imaging_pipeline"
@@ -126,6 +126,8 @@ class Metrics:
             self.processed.labels(Status.FAILED.value, code.value)
         for stage in STAGES:
             self.stage_seconds.labels(stage)
+        for flag in FlagCode:
+            self.flagged.labels(flag.value)
         for kind in ("run", "skipped"):
             self.windows.labels(kind)
 
