@@ -274,6 +274,11 @@ class MetricsSettings(Section):
     textfile: Path | None = Field(
         None, description="write them here too, NAME.prom in the folder that node_exporter's textfile collector reads"
     )
+    name: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+        description="what this RESULTS is called in them, where a machine has several: value of the label results",
+    )
     port: int = Field(0, ge=0, le=65535, description="serve them over HTTP, at /metrics, while a run works; 0: do not")
     bind: str = Field("127.0.0.1", min_length=1, description="address that serves them; it asks nobody who they are")
 

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -25,10 +24,10 @@ CONF = ROOT / "conf" / "monitoring"
 
 
 def program(name: str) -> str:
-    """A program of Debian's package `prometheus`; tests that need it skip where it is not installed."""
+    """A program of Debian's packages; tests that need it skip where it is not installed."""
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"no {name}: apt-get install prometheus")
+        pytest.skip(f"no {name}: apt-get install prometheus prometheus-node-exporter")
     return found
 
 
@@ -36,6 +35,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def text_at(url: str) -> str:
+    """What an address answers; nothing while nobody listens there."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -76,14 +84,10 @@ def running(folder: Path, target: int) -> Iterator[Prometheus]:
     try:
         server = Prometheus(f"http://127.0.0.1:{port}")
         end = time.monotonic() + 60
-        while True:
+        while not text_at(f"{server.url}/-/ready"):
             assert process.poll() is None, (folder / "prometheus.log").read_text()
-            try:
-                server.ask("status/runtimeinfo")
-                break
-            except (urllib.error.URLError, OSError):
-                assert time.monotonic() < end, "it does not start"
-                time.sleep(0.1)
+            assert time.monotonic() < end, "it does not start"
+            time.sleep(0.1)
         yield server
     finally:
         process.terminate()

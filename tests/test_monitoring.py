@@ -35,7 +35,7 @@ from imaging_pipeline.records import Flag, Status
 from imaging_pipeline.results import layout
 from imaging_pipeline.results.receipt import read_receipts
 from imaging_pipeline.round import Exit
-from imaging_pipeline.settings import MetricsSettings, Settings
+from imaging_pipeline.settings import MetricsSettings, Settings, resolve
 from imaging_pipeline.stores import LocalStore
 from sample_data.phantom import CtSpec, write_ct
 from tests import nvml_stand_in, prometheus
@@ -182,6 +182,21 @@ def test_the_file_that_a_run_leaves_says_how_it_ended_and_nothing_of_patients_or
     assert checked.returncode == 0
 
 
+def test_node_exporter_hands_the_file_on(watched: Watched) -> None:
+    port = prometheus.free_port()
+    command = [prometheus.program("prometheus-node-exporter"), "--collector.disable-defaults", "--collector.textfile"]
+    command += [f"--collector.textfile.directory={watched.copy.parent}", f"--web.listen-address=127.0.0.1:{port}"]
+    exporter = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    told: list[str] = []
+    try:
+        wait_for(lambda: told.append(prometheus.text_at(f"http://127.0.0.1:{port}/metrics")) or told[-1] != "")
+    finally:
+        exporter.terminate()
+        exporter.wait()
+    assert "node_textfile_scrape_error 0" in told[-1]
+    assert f"imaging_pipeline_last_run_exit_code {Exit.SOME_FAILED}" in told[-1]
+
+
 def test_rules_and_example_pass_promtool_and_name_their_place_in_the_runbook() -> None:
     promtool = prometheus.program("promtool")
     for check in (("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yaml")):
@@ -213,6 +228,7 @@ def test_the_index_template_has_every_field_that_is_written_and_no_other() -> No
     fields = dict(_leaves(template["template"]["mappings"]["properties"]))
     assert set(fields) == {*ALWAYS, *SOMETIMES}
     assert all(fields[f"imaging.{name}"] == "keyword" for name in ("run_id", "series_key", "stage", "status", "code"))
+    assert resolve(prometheus.CONF / "spark.yaml").spark.conf["spark.ui.enabled"] == "true"
     shipped = yaml.safe_load((prometheus.CONF / "filebeat.yml").read_text())
     assert any("jsonl" in path for path in shipped["filebeat.inputs"][0]["paths"])
     text = (prometheus.CONF / "logstash.conf").read_text()
@@ -320,6 +336,16 @@ def test_counters_go_on_from_night_to_night_and_what_is_of_now_is_of_now(tmp_pat
         assert samples["series_found", "given-up"] == 1
     broken = one_night(job, error=ValueError("gone"))
     assert (broken["last_run_exit_code", ""], broken["runs_total", "2"], broken["runs_total", "4"]) == (2, 1, 2)
+
+
+def test_two_results_of_one_machine_have_names_and_each_goes_on_counting(tmp_path: Path, settings: Settings) -> None:
+    named = settings.model_copy(update={"metrics": MetricsSettings(name="ct")})
+    job = job_in(tmp_path, named)
+    one_night(job)
+    assert one_night(job)["runs_total", "4"] == 2
+    lines = [line for line in job.out.read("metrics.prom").decode().splitlines() if not line.startswith("#")]
+    assert lines
+    assert all('results="ct"' in line for line in lines)
 
 
 def test_a_file_of_another_version_or_of_nobody_starts_counting_anew(tmp_path: Path, settings: Settings) -> None:

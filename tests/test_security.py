@@ -134,6 +134,8 @@ def test_nothing_of_the_patient_is_in_what_a_run_leaves_or_says_even_where_it_fa
     kind = "*.jsonl" if "logs.format=json" in options else "*.log"
     logs = "".join(path.read_text() for path in (out / "logs").glob(kind))
     assert "KeyError in sitecustomize.py" in logs, "the line is told, behind the error and behind its cause"
+    counted = (out / "metrics.prom").read_text()
+    assert 'series_processed_total{code="internal-error",status="failed"} 1.0' in counted
     rest = pipeline("rebuild", out, module="index").out + pipeline(out, module="verify").out
     told = [("standard output", done.out.encode()), ("standard error", done.err.encode()), ("commands", rest.encode())]
     leaks = [(where, mark) for where, text in (*told, *everything_in(out)) for mark in MARKED if mark.encode() in text]

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from imaging_pipeline.monitoring.metrics import NAMESPACE, Before, Labels
+from imaging_pipeline.monitoring.named import LABEL
 
 _CUMULATIVE = ("counter", "histogram")
 
@@ -70,7 +71,7 @@ def samples_in(text: str) -> Before:
 
 
 def _key(sample: Sample) -> tuple[str, Labels]:
-    return sample.name, frozenset(sample.labels.items())
+    return sample.name, frozenset(item for item in sample.labels.items() if item[0] != LABEL)
 
 
 def _limit(labels: Labels) -> float:

@@ -36,11 +36,18 @@ class Devices(Collector):
             name: GaugeMetricFamily(f"{NAMESPACE}_{name}", f"{meaning}. {where}", labels=["device"])
             for name, meaning in _MEANINGS.items()
         }
-        if self._nvml is not None:
-            for number in range(self._nvml.nvmlDeviceGetCount()):
-                for name, value in self._values(number).items():
-                    families[name].add_metric([str(number)], value)
+        for number in range(self._count()):
+            for name, value in self._values(number).items():
+                families[name].add_metric([str(number)], value)
         yield from families.values()
+
+    def _count(self) -> int:
+        if self._nvml is None:
+            return 0
+        try:
+            return int(self._nvml.nvmlDeviceGetCount())
+        except self._nvml.NVMLError:  # the driver is gone
+            return 0
 
     def _values(self, number: int) -> dict[str, float]:
         """Figures of one GPU; none of one that does not tell, a part of one (MIG) for instance."""

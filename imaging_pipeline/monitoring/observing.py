@@ -42,6 +42,7 @@ def _metered(job: Job, say: Callable[[str], None], stack: ExitStack) -> list[Obs
     from imaging_pipeline.monitoring.endpoint import serving
     from imaging_pipeline.monitoring.meter import Meter
     from imaging_pipeline.monitoring.metrics import Metrics
+    from imaging_pipeline.monitoring.named import Named
     from imaging_pipeline.monitoring.textfile import PATH, Textfile
 
     wanted, metrics, backlog = job.settings.metrics, Metrics(), Backlog(job.out)
@@ -52,7 +53,7 @@ def _metered(job: Job, say: Callable[[str], None], stack: ExitStack) -> list[Obs
     metrics.adopt(before)
     published = CollectorRegistry()
     for collector in (Carried(metrics.registry, before), backlog, Devices()):
-        published.register(collector)
+        published.register(Named(collector, wanted.name))
     textfile = Textfile(published, job.out, wanted.textfile)
     stack.enter_context(textfile.kept_up(wanted.write_seconds))
     if wanted.port:
