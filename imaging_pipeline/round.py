@@ -14,7 +14,7 @@ from imaging_pipeline.errors import PipelineError
 from imaging_pipeline.intake.found import PackedSkip, PackedTask, packed_task
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.job import Job
-from imaging_pipeline.ledger import Ledger, Tally
+from imaging_pipeline.ledger import Ledger
 from imaging_pipeline.monitoring import Observer
 from imaging_pipeline.outbox import NoOutbox, Outbox
 from imaging_pipeline.partition import skipped_result
@@ -30,6 +30,7 @@ from imaging_pipeline.schedule import plan as plan_schedule
 from imaging_pipeline.stopping import Stop
 from imaging_pipeline.stores import Store, at_once
 from imaging_pipeline.survey import Survey, Surveyor
+from imaging_pipeline.tally import Tally
 from imaging_pipeline.workers import Attempts
 
 _RESULTS_AT_A_TIME = 500
@@ -175,7 +176,6 @@ class Round:
         tally, job = plan.tally, self.job
         audit = Audit(out=job.out, seal_key=job.seal_key)
         audit.record("planned", run_id=job.run_id, inputs=_inputs(plan))
-        Attempts(job).forget(task.series_key for task in plan.done)
         tally.already_done = len(plan.done)
         ledger = Ledger(job, str(self.studies), plan.schedule.forecast())
         for first in range(0, len(plan.skipped), _RESULTS_AT_A_TIME):
@@ -184,28 +184,33 @@ class Round:
             ledger.record_skipped(skipped)
             for result in skipped:
                 tally.add(result)
+                self.observer.left_out(result)
         for result in plan.given_up:
             tally.add(result)
+            self.observer.left_out(result)
             ledger.keep(result.identity.series_key, is_done=False)
         for task in plan.done:
             ledger.keep(task.series_key, is_done=True)
         self.outbox.put_finished((task.series_key for task in plan.done), job.model_name)
         self.screen.start(len(plan.todo))
-        exit_code, began, outcome, n_before = Exit.UNEXPECTED, time.monotonic(), None, len(tally.results)
+        exit_code, began, outcome, n_before = Exit.UNEXPECTED, time.monotonic(), None, tally.n_results
+        lesson = plan.schedule.lesson()
         try:
             for result in self.runner.results(plan.schedule, job) if plan.todo else ():
                 tally.add(result)
+                lesson.add(result)
                 self.screen.result(result)
                 ledger.record(result)
                 self.outbox.put([result])
                 self.observer.finished(result)
-            is_whole = len(tally.results) - n_before == len(plan.todo)
-            outcome = plan.schedule.outcome(tally.results, time.monotonic() - began)
+            is_whole = tally.n_results - n_before == len(plan.todo)
+            outcome = plan.schedule.outcome(lesson, time.monotonic() - began)
             ledger.catch_up()
+            Attempts(job).tidy()
             tally.dispatch = self.outbox.settle()
             exit_code = _exit_code(tally) if is_whole else Exit.STOPPED
         finally:
-            tally.left = len(plan.todo) - (len(tally.results) - n_before)
+            tally.left = len(plan.todo) - (tally.n_results - n_before)
             self.screen.stop()
             self.observer.ended(tally, exit_code)
             ledger.close(tally, exit_code, outcome)
@@ -284,8 +289,8 @@ def _inputs(plan: Plan) -> dict[str, Any]:
 
 
 def _exit_code(tally: Tally) -> Exit:
-    if tally.of(Status.FAILED):
+    if tally.fates[Status.FAILED]:
         return Exit.SOME_FAILED
-    if not tally.of(Status.DONE) and not tally.already_done:
+    if not tally.fates[Status.DONE] and not tally.already_done:
         return Exit.NOTHING_USABLE
     return Exit.NOT_SENT if tally.dispatch is not None and tally.dispatch.falls_short else Exit.OK

@@ -25,7 +25,6 @@ from imaging_pipeline.errors import Code, FlagCode, PipelineError
 from imaging_pipeline.events import ALWAYS, SOMETIMES, JsonLines, about, event
 from imaging_pipeline.intake.found import packed_task
 from imaging_pipeline.job import Job
-from imaging_pipeline.ledger import Tally
 from imaging_pipeline.logs import EVENTS, log_to
 from imaging_pipeline.monitoring import Observer, observing
 from imaging_pipeline.monitoring.carried import samples_in
@@ -37,6 +36,7 @@ from imaging_pipeline.results.receipt import read_receipts
 from imaging_pipeline.round import Exit
 from imaging_pipeline.settings import MetricsSettings, Settings, resolve
 from imaging_pipeline.stores import LocalStore
+from imaging_pipeline.tally import Tally
 from sample_data.phantom import CtSpec, write_ct
 from tests import nvml_stand_in, prometheus
 from tests.conftest import ROOT

@@ -8,11 +8,11 @@ from math import prod
 from imaging_pipeline import __version__
 from imaging_pipeline.intake.found import PackedSkip, PackedTask
 from imaging_pipeline.job import Job
-from imaging_pipeline.ledger import Tally
 from imaging_pipeline.monitoring.backlog import Backlog
 from imaging_pipeline.monitoring.metrics import Metrics
 from imaging_pipeline.monitoring.observer import Observer
 from imaging_pipeline.records import SeriesResult, Status
+from imaging_pipeline.tally import Tally
 
 _MIB = 1 << 20
 

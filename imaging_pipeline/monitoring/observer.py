@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from imaging_pipeline.intake.found import PackedSkip, PackedTask
-from imaging_pipeline.ledger import Tally
 from imaging_pipeline.records import SeriesResult
+from imaging_pipeline.tally import Tally
 
 
 class Observer:
@@ -21,8 +21,11 @@ class Observer:
             n_given_up: Series that have ended their process too often.
         """
 
+    def left_out(self, result: SeriesResult) -> None:
+        """A series is skipped, or has been given up before."""
+
     def finished(self, result: SeriesResult) -> None:
-        """A series has its receipt."""
+        """A series has been worked through, and has its receipt."""
 
     def ended(self, tally: Tally, exit_code: int) -> None:
         """A pass that worked is over, however it ended."""
@@ -41,6 +44,10 @@ class Observers(Observer):
     def looked(self, todo: Sequence[PackedTask], n_done: int, skipped: Sequence[PackedSkip], n_given_up: int) -> None:
         """See `Observer`."""
         self._tell(lambda one: one.looked(todo, n_done, skipped, n_given_up))
+
+    def left_out(self, result: SeriesResult) -> None:
+        """See `Observer`."""
+        self._tell(lambda one: one.left_out(result))
 
     def finished(self, result: SeriesResult) -> None:
         """See `Observer`."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest, write_to_textfile
 
-from imaging_pipeline.ledger import Tally
 from imaging_pipeline.monitoring.observer import Observer
 from imaging_pipeline.stores import Store
+from imaging_pipeline.tally import Tally
 
 PATH = "metrics.prom"
 """Relative to RESULTS."""
