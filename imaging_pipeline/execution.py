@@ -19,7 +19,7 @@ from imaging_pipeline.identity import open_keys
 from imaging_pipeline.intake.listing import check_studies
 from imaging_pipeline.intake.rules import read_rules
 from imaging_pipeline.job import Job
-from imaging_pipeline.logs import log_to
+from imaging_pipeline.logs import LogFile, log_to
 from imaging_pipeline.monitoring import Observer, observing
 from imaging_pipeline.outbox import NoOutbox, Outbox
 from imaging_pipeline.pacs.tls import check_files
@@ -194,7 +194,7 @@ def _logs(job: Job, *, dry_run: bool) -> Iterator[Path]:
         details, is_text = job.settings.identity.error_details, job.settings.logs.format == "text"
         file = folder / f"{job.run_id}.{'log' if is_text else 'jsonl'}"
         form = None if is_text else JsonLines(job.run_id, details=details)
-        log_to(logging.FileHandler(file, encoding="utf-8", delay=True), details=details, form=form)
+        log_to(LogFile(file), details=details, form=form)
         try:
             yield folder
         finally:

@@ -8,6 +8,8 @@ import logging
 import re
 import traceback
 import warnings
+from contextlib import suppress
+from pathlib import Path
 
 from imaging_pipeline.errors import PipelineError
 
@@ -38,6 +40,19 @@ def log_to(handler: logging.Handler, *, details: bool = False, form: logging.For
     logging.getLogger("imaging_pipeline").setLevel(logging.INFO)
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs a traceback for every plugin that fails
     warnings.simplefilter("once")
+
+
+class LogFile(logging.FileHandler):
+    """A log that is made with its first line; where it cannot be, its disk being gone, that line alone is lost."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file."""
+        super().__init__(path, encoding="utf-8", delay=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging's `Handler`."""
+        with suppress(OSError):  # of opening it, which logging does not catch
+            super().emit(record)
 
 
 def trace_of(error: BaseException, *, details: bool = False) -> str:

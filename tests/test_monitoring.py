@@ -25,7 +25,7 @@ from imaging_pipeline.errors import Code, FlagCode, PipelineError
 from imaging_pipeline.events import ALWAYS, SOMETIMES, JsonLines, about, event
 from imaging_pipeline.intake.found import packed_task
 from imaging_pipeline.job import Job
-from imaging_pipeline.logs import EVENTS, log_to
+from imaging_pipeline.logs import EVENTS, LogFile, log_to
 from imaging_pipeline.monitoring import Observer, observing
 from imaging_pipeline.monitoring.carried import samples_in
 from imaging_pipeline.monitoring.endpoint import serving
@@ -284,6 +284,16 @@ def test_a_line_tells_kind_and_place_of_an_error_and_its_text_only_where_that_is
     assert (later["imaging.code"], "imaging.stage" in later) == ("write-failed", False)
     assert (last["imaging.seconds"], last["imaging.exit_code"], "imaging.code" in last) == (0.0, 0, False)
     assert "nobody reads this" not in (tmp_path / "text").read_text()
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_a_log_whose_disk_is_gone_stops_nobody(tmp_path: Path) -> None:
+    log_to(LogFile(tmp_path / "gone" / "run.jsonl"), form=JsonLines("run 1"))
+    event("done")
+    log(ValueError(), "a fault")
+    (tmp_path / "gone").mkdir()
+    event("back again")
+    assert json.loads((tmp_path / "gone" / "run.jsonl").read_text())["message"] == "back again"
 
 
 def job_in(folder: Path, settings: Settings) -> Job:

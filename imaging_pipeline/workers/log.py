@@ -10,7 +10,7 @@ from itertools import count
 from imaging_pipeline.errors import PipelineError
 from imaging_pipeline.events import JsonLines
 from imaging_pipeline.job import Job
-from imaging_pipeline.logs import log_to
+from imaging_pipeline.logs import LogFile, log_to
 from imaging_pipeline.results import layout
 
 _NUMBERS = count(1)
@@ -34,7 +34,7 @@ def logging_of(job: Job) -> Iterator[None]:
     with suppress(PipelineError, OSError):
         folder = opened.enter_context(job.out.on_disk(layout.LOGS))
         name = f"{job.run_id}.{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}.jsonl"
-        handler = logging.FileHandler(folder / name, encoding="utf-8", delay=True)
+        handler = LogFile(folder / name)
     log_to(handler, details=details, form=JsonLines(job.run_id, details=details))
     try:
         yield
