@@ -211,6 +211,7 @@ class SeriesTask:
         verdict: OK or REPAIRED.
         findings: What is unusual about its geometry.
         recomputed_because: Why an earlier result does not count; empty where there is none.
+        arrived_at: Modification time of its newest file, in seconds since the epoch.
     """
 
     identity: SeriesIdentity
@@ -226,6 +227,7 @@ class SeriesTask:
     verdict: GeometryVerdict = GeometryVerdict.OK
     findings: tuple[Finding, ...] = ()
     recomputed_because: str = ""
+    arrived_at: float = 0.0
 
     @property
     def series_key(self) -> str:

@@ -266,6 +266,33 @@ class LimitSettings(Section):
     crashes: int = Field(2, ge=1, description="a series that has ended its process so often is given up: worker-crash")
 
 
+class LogSettings(Section):
+    """What a run writes down while it works."""
+
+    format: Literal["text", "json"] = Field(
+        "text",
+        description="json: a line of JSON an event, of driver and workers, in logs/*.jsonl: warnings and faults as in "
+        "text, and what became of each series",
+    )
+
+
+class MetricsSettings(Section):
+    """What Prometheus can read of a run."""
+
+    enabled: bool = Field(True, description="write metrics.prom into RESULTS while a run works, and at its end")
+    write_seconds: float = Field(30.0, gt=0, description="it is written this far apart while a run works")
+    textfile: Path | None = Field(
+        None, description="write them here too, NAME.prom in the folder that node_exporter's textfile collector reads"
+    )
+    name: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+        description="what this RESULTS is called in them, where a machine has several: value of the label results",
+    )
+    port: int = Field(0, ge=0, le=65535, description="serve them over HTTP, at /metrics, while a run works; 0: do not")
+    bind: str = Field("127.0.0.1", min_length=1, description="address that serves them; it asks nobody who they are")
+
+
 class LockSettings(Section):
     """One run at a time on a RESULTS."""
 
