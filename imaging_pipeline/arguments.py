@@ -116,10 +116,10 @@ def carry_out(
     try:
         return work(arguments)
     except PipelineError as error:
-        from imaging_pipeline.round import Exit  # a run is much to import for a question
+        from imaging_pipeline.execution import exit_code_of  # a run is much to import for a question
 
         show_error(error)
-        return Exit.BUSY if error.code is Code.RESULTS_BUSY else Exit.USAGE
+        return exit_code_of(error)
     except KeyboardInterrupt:
         show_error(PipelineError(Code.USAGE, "interrupted", "run again to go on: what is done stays done"))
         return interrupted

@@ -48,7 +48,7 @@ class Clock:
 
 
 def task_of(key: str, seconds: int) -> PackedTask:
-    return PackedTask(key, b"", "", 1000, 1000, seconds, 0, (1.0, 1.0), (0.0, 0.0, 1.0))
+    return PackedTask(key, b"", "", 1000, 1000, seconds, 0, 0.0, (1.0, 1.0), (0.0, 0.0, 1.0))
 
 
 def schedule_of(seconds: list[int], n_slots: int, *, is_learned: bool = False) -> Schedule:
