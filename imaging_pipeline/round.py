@@ -15,6 +15,7 @@ from imaging_pipeline.intake.found import PackedSkip, PackedTask, packed_task
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.job import Job
 from imaging_pipeline.ledger import Ledger
+from imaging_pipeline.monitoring import Observer
 from imaging_pipeline.outbox import NoOutbox, Outbox
 from imaging_pipeline.partition import skipped_result
 from imaging_pipeline.records import SeriesResult, Status
@@ -106,6 +107,7 @@ class Round:
         only: Series that are worked on, done or not, by key; None: all that are not done.
         known: From passes before.
         outbox: Sends what series give.
+        observer: Is told of it all.
     """
 
     studies: Store
@@ -117,6 +119,7 @@ class Round:
     only: frozenset[str] | None = None
     known: Known = field(default_factory=Known)
     outbox: Outbox | NoOutbox = field(default_factory=NoOutbox)
+    observer: Observer = field(default_factory=Observer)
 
     def look(self, *, dry_run: bool = False) -> Plan:
         """Read headers, group and select series, and set aside what RESULTS already holds.
@@ -126,18 +129,22 @@ class Round:
         """
         job, began, known = self.job, time.monotonic(), self.known
         surveyor = Surveyor(studies=self.studies, job=job, rules=self.rules, runner=self.runner)
-        found = known.survey = surveyor.survey(known.survey, dry_run=dry_run)
+        with self.screen.busy("reading headers"):
+            found = known.survey = surveyor.survey(known.survey, dry_run=dry_run)
         tally = Tally(files=found.files.copy(), duplicates=found.n_copies)
         tasks = [task for task in found.tasks if self.only is None or task.series_key in self.only]
-        with at_once(job.out) as work:
+        with self.screen.busy("looking what is done"), at_once(job.out) as work:
             pairs = list(zip(tasks, work(self._verdict, tasks), strict=True))
         todo = tuple(_with_cause(task, verdict.cause) for task, verdict in pairs if verdict.is_todo)
         tally.again = Counter(kind_of(verdict.cause) for _, verdict in pairs if verdict.cause)
+        done = tuple(task for task, verdict in pairs if verdict.is_done)
+        given_up = tuple(verdict.given_up for _, verdict in pairs if verdict.given_up is not None)
+        self.observer.looked(todo, len(done), found.skipped, len(given_up))
         return Plan(
             todo=todo,
-            done=tuple(task for task, verdict in pairs if verdict.is_done),
+            done=done,
             skipped=found.skipped,
-            given_up=tuple(verdict.given_up for _, verdict in pairs if verdict.given_up is not None),
+            given_up=given_up,
             tally=tally,
             others=found.reasons,
             began=began,
@@ -159,7 +166,9 @@ class Round:
         """Work through a plan; every result goes to the screen and, in batches, into the index."""
         with self.stop.marking(self.job):
             if plan.todo and not self.stop.requested:
-                for line in self.runner.check_model(self.job):
+                with self.screen.busy(f"opening {self.job.model_name}" if self.job.bundle else "getting ready"):
+                    lines = self.runner.check_model(self.job)
+                for line in lines:
                     self.screen.say(line)
             try:
                 return self._execute(plan)
@@ -178,13 +187,15 @@ class Round:
             ledger.record_skipped(skipped)
             for result in skipped:
                 tally.add(result)
+                self.observer.left_out(result)
         for result in plan.given_up:
             tally.add(result)
+            self.observer.left_out(result)
             ledger.keep(result.identity.series_key, is_done=False)
         for task in plan.done:
             ledger.keep(task.series_key, is_done=True)
         self.outbox.put_finished((task.series_key for task in plan.done), job.model_name)
-        self.screen.start(len(plan.todo))
+        self.screen.start(plan.schedule, job)
         exit_code, began, outcome, n_before = Exit.UNEXPECTED, time.monotonic(), None, tally.n_results
         lesson = plan.schedule.lesson()
         try:
@@ -194,6 +205,7 @@ class Round:
                 self.screen.result(result)
                 ledger.record(result)
                 self.outbox.put([result])
+                self.observer.finished(result)
             is_whole = tally.n_results - n_before == len(plan.todo)
             outcome = plan.schedule.outcome(lesson, time.monotonic() - began)
             ledger.catch_up()
@@ -203,6 +215,7 @@ class Round:
         finally:
             tally.left = len(plan.todo) - (tally.n_results - n_before)
             self.screen.stop()
+            self.observer.ended(tally, exit_code)
             ledger.close(tally, exit_code, outcome)
             counts, version = tally.series(), ledger.index_version
             audit.record("worked", run_id=job.run_id, exit_code=exit_code, series=counts, index_version=version)
