@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 from imaging_pipeline import run
-from imaging_pipeline.settings import Settings, resolve
+from imaging_pipeline.arguments import settings_of
+from imaging_pipeline.settings import Settings
 from imaging_pipeline.spark import session
 from imaging_pipeline.spark.executors import executor_room
 from tests import kubernetes
@@ -24,14 +26,15 @@ each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 SECRETS = {"s3-credentials", "stow-token"}  # made by whoever runs it, as the guide says
 
 
-def settings_of(manifests: list[Manifest], folder: Path) -> tuple[Any, Settings]:
+def told(manifests: list[Manifest], folder: Path) -> tuple[Any, Settings]:
     """Arguments and settings of the job, with the ConfigMap where the pod has it."""
     spec = application(manifests)
     arguments = run.command_line().parse_args(spec["arguments"])
     [config] = [item for item in of_kind(manifests, "ConfigMap") if "settings.yaml" in item["data"]]
     (folder / "settings.yaml").write_text(config["data"]["settings.yaml"])
     assert arguments.config == Path("/etc/imaging-pipeline/settings.yaml")
-    return arguments, resolve(folder / "settings.yaml", arguments.set, run._options(arguments))
+    here = argparse.Namespace(**{**vars(arguments), "config": folder / "settings.yaml"})
+    return arguments, settings_of(here, run._options(here))
 
 
 @each_overlay
@@ -128,7 +131,7 @@ def test_what_a_manifest_names_is_there(overlay: str) -> None:
 @each_overlay
 def test_arguments_and_settings_are_those_of_the_command(overlay: str, tmp_path: Path) -> None:
     manifests = render(overlay)
-    arguments, settings = settings_of(manifests, tmp_path)
+    arguments, settings = told(manifests, tmp_path)
     spec = application(manifests)
     for role, pod in pods(spec).items():
         [container] = pod["spec"]["containers"]
@@ -149,7 +152,7 @@ def test_arguments_and_settings_are_those_of_the_command(overlay: str, tmp_path:
 @each_overlay
 def test_sparks_properties_agree_with_the_settings_and_the_package(overlay: str, tmp_path: Path) -> None:
     manifests = render(overlay)
-    _, settings = settings_of(manifests, tmp_path)
+    _, settings = told(manifests, tmp_path)
     spec = application(manifests)
     given = {**spec["sparkConf"], "spark.master": "k8s://https://kubernetes.default.svc"}
     made = session._properties(settings, given, None)
