@@ -7,6 +7,9 @@ from imaging_pipeline.errors import Code, FlagCode
 
 Vector = tuple[float, float, float]
 
+RESULTS_SCHEMA = 2
+"""Version of what receipts and tables hold, written with every result: docs/UPGRADING.md tells them apart."""
+
 
 class Status(StrEnum):
     """What became of a series."""
