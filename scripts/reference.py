@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ _HEADINGS = {
 }
 
 
+@cache
 def pages() -> dict[str, str]:
     """Path below docs/ to Markdown."""
     return {
