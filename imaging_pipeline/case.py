@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.events import about, event
 from imaging_pipeline.host import now, peak_rss_mb, reset_peak_rss
 from imaging_pipeline.job import Job
 from imaging_pipeline.logs import name_of, trace_of
@@ -66,6 +67,7 @@ class Case:
         self._origin: Origin | None = None
         self._backdrop: Backdrop | None = None
         self._mask: Volume | None = None
+        self._agreement: dict[int, float] = {}
         self._measurements: tuple[Measurement, ...] = ()
         self._probabilities: ProbabilityFile | None = None
         self._seconds: dict[str, float] = {}
@@ -125,7 +127,7 @@ class Case:
         bundle = self._job.bundle
         assert bundle is not None
         self._seconds.update(done.stage_seconds)
-        self._mask = done.mask
+        self._mask, self._agreement = done.mask, done.agreement
         self.result = replace(
             self.result,
             device=done.device,
@@ -143,6 +145,7 @@ class Case:
         if isinstance(error, PipelineError) and error.code.ends_run:
             self._end_of_run = error
         self.result = _failed(self.result, error, self.task, details=self._job.settings.identity.error_details)
+        event("a stage failed", series_key=self.task.identity.series_key, code=self.result.reason_code)
         self._let_go()
 
     def finish(self) -> SeriesResult:
@@ -183,7 +186,7 @@ class Case:
         assert bundle is not None
         assert image is not None
         self._image = None  # nobody needs it any longer
-        self._measurements = measure(mask, image, bundle.labels)
+        self._measurements = measure(mask, image, bundle.labels, self._agreement)
 
     def _write_mask(self, mask: Volume) -> None:
         bundle = self._job.bundle
@@ -205,6 +208,7 @@ class Case:
         self.result = replace(
             self.result,
             volumes_ml={item.name: item.volume_ml for item in measurements if item.label in named},
+            agreement={item.name: item.agreement for item in measurements if item.agreement is not None},
             mask_path=mask_path,
             measurements_path=path,
             flags=tuple(flag_mask(measurements, bundle.labels, self._job.settings.qc)),
@@ -261,12 +265,13 @@ class Case:
     def _stage(self, name: str) -> Iterator[None]:
         """Measure a step; what it raises becomes the case's result."""
         began = time.perf_counter()
-        try:
-            yield
-        except Exception as error:
-            self.fail(error)
-        finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+        with about(series_key=self.task.identity.series_key, stage=name):
+            try:
+                yield
+            except Exception as error:
+                self.fail(error)
+            finally:
+                self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 def closed(result: SeriesResult, code: Code, message: str, hint: str) -> SeriesResult:
@@ -281,5 +286,7 @@ def _failed(result: SeriesResult, error: Exception, task: SeriesTask, *, details
     if isinstance(error, MemoryError):
         message = f"a volume of {task.n_voxels} voxels does not fit into this task's memory"
         return closed(result, Code.OUT_OF_MEMORY, message, "give the task more memory")
-    logging.getLogger(__name__).error("series %s: %s", task.identity.series_key, trace_of(error, details=details))
+    key, fields = task.identity.series_key, {"series_key": task.identity.series_key, "code": Code.INTERNAL_ERROR.value}
+    said = trace_of(error, details=details)
+    logging.getLogger(__name__).error("series %s: %s", key, said, extra={"imaging": fields})
     return closed(result, Code.INTERNAL_ERROR, name_of(error) + f": {error}" * details, _REPORT_IT)

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.ledger import Tally
 from imaging_pipeline.outbox import Dispatch
 from imaging_pipeline.records import SeriesIdentity, SeriesResult, SeriesTask, SkippedSeries, Status
+from imaging_pipeline.tally import Tally
 
 _LOG_WIDTH = 1000
 """Columns where there is no terminal: lines of a log are not broken."""
@@ -101,26 +101,27 @@ class Screen:
 
     def summary(self, tally: Tally, seconds: float) -> None:
         """How the run ended."""
-        done, skipped, failed = (tally.of(status) for status in Status)
-        found = len(tally.results) + tally.already_done + tally.left
+        fates, found = tally.fates, tally.n_results + tally.already_done + tally.left
         self._console.print(
-            f"{found} series found: {len(done)} done, {tally.already_done} already done, "
-            f"{len(skipped)} skipped, {len(failed)} failed, in {seconds:.1f} s"
+            f"{found} series found: {fates[Status.DONE]} done, {tally.already_done} already done, "
+            f"{fates[Status.SKIPPED]} skipped, {fates[Status.FAILED]} failed, in {seconds:.1f} s"
         )
         if tally.left:
             self._console.print(f"  stopped: {tally.left} series are left for the next run")
-        refused = Counter((item.format, item.code.value) for result in done for item in result.formats_refused)
-        for (kind, code), count in sorted(refused.items()):
+        for (kind, code), count in sorted(tally.refused.items()):
             self._console.print(escape(f"  done without {kind}: {count} x {code}"))
-        flags = Counter(flag.code.value for result in done for flag in result.flags)
-        if flags:
-            counts = ", ".join(f"{count} x {code}" for code, count in sorted(flags.items()))
-            self._console.print(escape(f"  to look at: {sum(bool(result.flags) for result in done)} series ({counts})"))
-        for code, count in sorted(Counter(result.reason_code for result in skipped).items()):
+        if tally.flags:
+            counts = ", ".join(f"{count} x {code}" for code, count in sorted(tally.flags.items()))
+            self._console.print(escape(f"  to look at: {tally.flagged} series ({counts})"))
+        for code, count in tally.reasons_of(Status.SKIPPED).items():
             self._console.print(escape(f"  skipped {count} x {code}"))
-        for result in failed:
-            name = f"{result.identity.modality} {result.identity.series_key}"
-            self._console.print(escape(f"  failed {name}: {result.reason_code}: {result.message}; {result.hint}"))
+        for failure in tally.failures:
+            name = f"{failure.modality} {failure.series_key}"
+            self._console.print(escape(f"  failed {name}: {failure.code}: {failure.message}; {failure.hint}"))
+        if n_more := fates[Status.FAILED] - len(tally.failures):
+            self._console.print(
+                f"  failed {n_more} more: `python -m imaging_pipeline.query RESULTS --failed` names them"
+            )
         if tally.dispatch is not None:
             self.dispatch(tally.dispatch)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from imaging_pipeline.intake.found import PackedTask
@@ -83,24 +83,37 @@ class Estimate:
         return Work(megabytes=task.size_bytes / _MEGA, voxels=task.n_voxels / _MEGA, inputs=inputs / _MEGA)
 
 
-def learn(estimate: Estimate, tasks: Iterable[Task], results: Iterable[SeriesResult]) -> Rates:
-    """Rates of a run: all seconds of its stages by all of its work; as before where it has done none of a kind.
+class Lesson:
+    """What a run teaches: all seconds of its stages by all of its work; it holds sums, not results."""
 
-    Args:
-        estimate: What the run was planned by.
-        tasks: Its series.
-        results: What became of them.
-    """
-    done = {result.identity.series_key: result for result in results if result.status is Status.DONE}
-    pairs = [(estimate.work(task), done[task.series_key].stage_seconds) for task in tasks if task.series_key in done]
-    amounts = {"read": "megabytes", "voxels": "voxels", "network": "inputs"}
-    found = {}
-    for rate, stages in _STAGES.items():
-        amount = sum(getattr(work, amounts[rate]) for work, _ in pairs)
-        seconds = sum(taken.get(stage, 0.0) for _, taken in pairs for stage in stages)
-        if amount > 0 and seconds > 0:
-            found[rate] = seconds / amount
-    return Rates(**{**asdict(estimate.rates), **found})
+    def __init__(self, estimate: Estimate, tasks: Iterable[Task]) -> None:
+        """Know nothing yet.
+
+        Args:
+            estimate: What the run was planned by.
+            tasks: Its series.
+        """
+        self._estimate = estimate
+        self._tasks = {task.series_key: task for task in tasks}
+        self._amounts = dict.fromkeys(_STAGES, 0.0)
+        self._seconds = dict.fromkeys(_STAGES, 0.0)
+
+    def add(self, result: SeriesResult) -> None:
+        """Take in what became of a series; only those that are done teach something."""
+        task = self._tasks.pop(result.identity.series_key, None)
+        if task is None or result.status is not Status.DONE:
+            return
+        work = self._estimate.work(task)
+        amounts = {"read": work.megabytes, "voxels": work.voxels, "network": work.inputs}
+        for rate, stages in _STAGES.items():
+            self._amounts[rate] += amounts[rate]
+            self._seconds[rate] += sum(result.stage_seconds.get(stage, 0.0) for stage in stages)
+
+    def rates(self) -> Rates:
+        """Rates of the run; as before where it has done none of a kind."""
+        sums = {rate: (self._seconds[rate], self._amounts[rate]) for rate in _STAGES}
+        found = {rate: seconds / amount for rate, (seconds, amount) in sums.items() if amount > 0 and seconds > 0}
+        return replace(self._estimate.rates, **found)
 
 
 def rates_from(content: Mapping[str, Any]) -> Rates | None:

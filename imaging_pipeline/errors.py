@@ -126,6 +126,7 @@ class FlagCode(StrEnum):
     IMPLAUSIBLE_VOLUME = "implausible-volume"  # outside of what the model's table calls plausible
     ASYMMETRY = "asymmetry"  # left and right of a pair differ much
     FRAGMENTED = "fragmented"  # many parts, or much of a label outside its largest one
+    LOW_MEMBER_AGREEMENT = "low-member-agreement"  # networks or mirror images that were averaged say different things
 
 
 class PipelineError(Exception):

@@ -14,11 +14,13 @@ from typing import Any
 from imaging_pipeline.console import Screen, show_stopping
 from imaging_pipeline.delivery import Delivery
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.events import JsonLines
 from imaging_pipeline.identity import open_keys
 from imaging_pipeline.intake.listing import check_studies
 from imaging_pipeline.intake.rules import read_rules
 from imaging_pipeline.job import Job
-from imaging_pipeline.logs import log_to
+from imaging_pipeline.logs import LogFile, log_to
+from imaging_pipeline.monitoring import Observer, observing
 from imaging_pipeline.outbox import NoOutbox, Outbox
 from imaging_pipeline.pacs.tls import check_files
 from imaging_pipeline.results import layout
@@ -96,6 +98,7 @@ def _execute(request: Request, settings: Settings) -> int:
             only=request.only,
             known=known,
             outbox=outbox,
+            observer=observer,
         )
 
     @contextlib.contextmanager
@@ -107,7 +110,7 @@ def _execute(request: Request, settings: Settings) -> int:
 
     with stop.listening(), _held(first, request, stop, screen) as (job, outcome):
         rounds_of = partial(open_rounds, job)
-        with _outbox(job, request, stop, screen) as outbox:
+        with _observer(job, request, screen) as observer, _outbox(job, request, stop, screen) as outbox:
             if request.watch is not None:
                 exit_code = Watch(rounds_of, request.watch, screen, stop).run()
             else:
@@ -171,6 +174,16 @@ def _outbox(job: Job, request: Request, stop: Stop, screen: Screen) -> Iterator[
 
 
 @contextlib.contextmanager
+def _observer(job: Job, request: Request, screen: Screen) -> Iterator[Observer]:
+    """Who looks on; nobody at a dry run."""
+    if request.dry_run:
+        yield Observer()
+        return
+    with observing(job, screen.say, _end_of) as observer:
+        yield observer
+
+
+@contextlib.contextmanager
 def _logs(job: Job, *, dry_run: bool) -> Iterator[Path]:
     """Folder of this machine for the run's logs: they are in RESULTS when the block ends, but for a dry run's."""
     if dry_run:
@@ -178,8 +191,10 @@ def _logs(job: Job, *, dry_run: bool) -> Iterator[Path]:
             yield Path(scratch)
         return
     with job.out.on_disk(layout.LOGS) as folder:
-        details = job.settings.identity.error_details
-        log_to(logging.FileHandler(folder / f"{job.run_id}.log", encoding="utf-8", delay=True), details=details)
+        details, is_text = job.settings.identity.error_details, job.settings.logs.format == "text"
+        file = folder / f"{job.run_id}.{'log' if is_text else 'jsonl'}"
+        form = None if is_text else JsonLines(job.run_id, details=details)
+        log_to(LogFile(file), details=details, form=form)
         try:
             yield folder
         finally:
@@ -219,6 +234,10 @@ def _check_formats(settings: Settings, bundle: Bundle | None) -> None:
 
 def _run_id() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3] + "Z"
+
+
+def _end_of(error: BaseException) -> int:
+    return exit_code_of(error) if isinstance(error, PipelineError) else Exit.UNEXPECTED
 
 
 def exit_code_of(error: PipelineError) -> Exit:

@@ -1,5 +1,6 @@
 """What a process can tell of itself: versions, host, memory, time."""
 
+import ctypes
 import hashlib
 import os
 import pwd
@@ -13,6 +14,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
+
+import pyarrow as pa
 
 from imaging_pipeline import __version__
 from imaging_pipeline.records import RESULTS_SCHEMA
@@ -122,3 +125,10 @@ def _installed(names: Iterable[str]) -> Iterable[tuple[str, str]]:
             yield name, version(name)
         except PackageNotFoundError:
             continue
+
+
+def give_back_memory() -> None:
+    """Return to the system what allocators keep for another time, where a process has passed through a peak."""
+    pa.default_memory_pool().release_unused()
+    with suppress(AttributeError, OSError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,49 +29,13 @@ from imaging_pipeline.results.receipt import (
 from imaging_pipeline.results.seal import FIELD, seal
 from imaging_pipeline.results.tables import Batch, Form, Index, Key, open_table
 from imaging_pipeline.stores import at_once
+from imaging_pipeline.tally import Tally
 
 _BATCH_ROWS = 1000
 """Rows of one commit at most: they exist several times while they are written."""
 
 _COMMIT_SHARE = 20
 """A commit is followed by a pause of at least so many times its length."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """Counts of a run.
-
-    Attributes:
-        files: Files by what they are: `dicom`, or a reason code.
-        duplicates: Second copies of an instance.
-        already_done: Series that needed no work.
-        left: Series that were not begun because the run was asked to stop.
-        again: Series that are computed again, by the kind of the cause.
-        results: What this run made of the others.
-        dispatch: How far sending has come; None where nothing is to be sent.
-    """
-
-    files: Counter[str] = field(default_factory=Counter)
-    duplicates: int = 0
-    already_done: int = 0
-    left: int = 0
-    again: Counter[str] = field(default_factory=Counter)
-    results: list[SeriesResult] = field(default_factory=list)
-    dispatch: Dispatch | None = None
-
-    def add(self, result: SeriesResult) -> None:
-        """Keep of a result what is told at the end: a run of many thousands holds them all."""
-        slim = replace(result, findings=(), versions={}, voxel_settings={}, output_digests={}, volumes_ml={})
-        self.results.append(slim)
-
-    def of(self, status: Status) -> list[SeriesResult]:
-        """Results of one status."""
-        return [result for result in self.results if result.status is status]
-
-    def series(self) -> dict[str, int]:
-        """How many series there are of each fate."""
-        counts = {status.value: len(self.of(status)) for status in Status}
-        return {"already_done": self.already_done, **counts, "left": self.left}
 
 
 class Ledger:
@@ -165,7 +129,7 @@ class Ledger:
                     "duplicate_instances": tally.duplicates,
                     "series": tally.series(),
                     "recomputed": dict(tally.again),
-                    "reasons": dict(Counter(result.reason_code for result in tally.results if result.reason_code)),
+                    "reasons": tally.reasons_of(*Status),
                     **_sending(tally.dispatch),
                 }
             )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from imaging_pipeline.case import Case, closed
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.events import about
 from imaging_pipeline.job import Job
 from imaging_pipeline.overlap import Behind, Done, ahead
 from imaging_pipeline.records import SeriesResult, SeriesTask, SkippedSeries, Status
@@ -112,14 +113,16 @@ def _segmented(decoded: Decoded, writer: Writer, job: Job, cores: int | None) ->
         engine = _open_engine(job, job.bundle, cores)
     except Exception as error:
         for case in chain([first], cases):
-            case.fail(error)
+            with about(stage="open_model"):
+                case.fail(error)
             writer.put(case)
             yield None
         return
     first.opened_model(time.perf_counter() - began)
     for case, done in engine.segment_all(chain([first], cases)):
         if isinstance(done, Exception):
-            case.fail(done)
+            with about(stage="segment"):
+                case.fail(done)
         else:
             case.segmented(engine, done)
         del done

@@ -224,6 +224,7 @@ class SeriesTask:
         verdict: OK or REPAIRED.
         findings: What is unusual about its geometry.
         recomputed_because: Why an earlier result does not count; empty where there is none.
+        arrived_at: Modification time of its newest file, in seconds since the epoch.
     """
 
     identity: SeriesIdentity
@@ -239,6 +240,7 @@ class SeriesTask:
     verdict: GeometryVerdict = GeometryVerdict.OK
     findings: tuple[Finding, ...] = ()
     recomputed_because: str = ""
+    arrived_at: float = 0.0
 
     @property
     def series_key(self) -> str:
@@ -332,6 +334,7 @@ class SeriesResult:
         shape: Voxels along the written axes (RAS+).
         spacing_mm: Voxel size along the written axes.
         volumes_ml: Label name to volume.
+        agreement: Label name to mean pairwise Dice of the networks and mirror images that were averaged; empty for one.
         backend: What ran the network: torch, torchscript, export, onnxruntime or openvino.
         n_networks: Networks whose probabilities were averaged; 1 for a single one.
         mirror_axes: Axes of the model grid about which mirror images were averaged; empty for none.
@@ -378,6 +381,7 @@ class SeriesResult:
     shape: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
     volumes_ml: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
     peak_device_mb: float = 0.0

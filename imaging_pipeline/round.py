@@ -14,7 +14,8 @@ from imaging_pipeline.errors import PipelineError
 from imaging_pipeline.intake.found import PackedSkip, PackedTask, packed_task
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.job import Job
-from imaging_pipeline.ledger import Ledger, Tally
+from imaging_pipeline.ledger import Ledger
+from imaging_pipeline.monitoring import Observer
 from imaging_pipeline.outbox import NoOutbox, Outbox
 from imaging_pipeline.partition import skipped_result
 from imaging_pipeline.records import SeriesResult, Status
@@ -29,6 +30,7 @@ from imaging_pipeline.schedule import plan as plan_schedule
 from imaging_pipeline.stopping import Stop
 from imaging_pipeline.stores import Store, at_once
 from imaging_pipeline.survey import Survey, Surveyor
+from imaging_pipeline.tally import Tally
 from imaging_pipeline.workers import Attempts
 
 _RESULTS_AT_A_TIME = 500
@@ -105,6 +107,7 @@ class Round:
         only: Series that are worked on, done or not, by key; None: all that are not done.
         known: From passes before.
         outbox: Sends what series give.
+        observer: Is told of it all.
     """
 
     studies: Store
@@ -116,6 +119,7 @@ class Round:
     only: frozenset[str] | None = None
     known: Known = field(default_factory=Known)
     outbox: Outbox | NoOutbox = field(default_factory=NoOutbox)
+    observer: Observer = field(default_factory=Observer)
 
     def look(self, *, dry_run: bool = False) -> Plan:
         """Read headers, group and select series, and set aside what RESULTS already holds.
@@ -132,11 +136,14 @@ class Round:
             pairs = list(zip(tasks, work(self._verdict, tasks), strict=True))
         todo = tuple(_with_cause(task, verdict.cause) for task, verdict in pairs if verdict.is_todo)
         tally.again = Counter(kind_of(verdict.cause) for _, verdict in pairs if verdict.cause)
+        done = tuple(task for task, verdict in pairs if verdict.is_done)
+        given_up = tuple(verdict.given_up for _, verdict in pairs if verdict.given_up is not None)
+        self.observer.looked(todo, len(done), found.skipped, len(given_up))
         return Plan(
             todo=todo,
-            done=tuple(task for task, verdict in pairs if verdict.is_done),
+            done=done,
             skipped=found.skipped,
-            given_up=tuple(verdict.given_up for _, verdict in pairs if verdict.given_up is not None),
+            given_up=given_up,
             tally=tally,
             others=found.reasons,
             began=began,
@@ -169,7 +176,6 @@ class Round:
         tally, job = plan.tally, self.job
         audit = Audit(out=job.out, seal_key=job.seal_key)
         audit.record("planned", run_id=job.run_id, inputs=_inputs(plan))
-        Attempts(job).forget(task.series_key for task in plan.done)
         tally.already_done = len(plan.done)
         ledger = Ledger(job, str(self.studies), plan.schedule.forecast())
         for first in range(0, len(plan.skipped), _RESULTS_AT_A_TIME):
@@ -178,28 +184,35 @@ class Round:
             ledger.record_skipped(skipped)
             for result in skipped:
                 tally.add(result)
+                self.observer.left_out(result)
         for result in plan.given_up:
             tally.add(result)
+            self.observer.left_out(result)
             ledger.keep(result.identity.series_key, is_done=False)
         for task in plan.done:
             ledger.keep(task.series_key, is_done=True)
         self.outbox.put_finished((task.series_key for task in plan.done), job.model_name)
         self.screen.start(len(plan.todo))
-        exit_code, began, outcome, n_before = Exit.UNEXPECTED, time.monotonic(), None, len(tally.results)
+        exit_code, began, outcome, n_before = Exit.UNEXPECTED, time.monotonic(), None, tally.n_results
+        lesson = plan.schedule.lesson()
         try:
             for result in self.runner.results(plan.schedule, job) if plan.todo else ():
                 tally.add(result)
+                lesson.add(result)
                 self.screen.result(result)
                 ledger.record(result)
                 self.outbox.put([result])
-            is_whole = len(tally.results) - n_before == len(plan.todo)
-            outcome = plan.schedule.outcome(tally.results, time.monotonic() - began)
+                self.observer.finished(result)
+            is_whole = tally.n_results - n_before == len(plan.todo)
+            outcome = plan.schedule.outcome(lesson, time.monotonic() - began)
             ledger.catch_up()
+            Attempts(job).tidy()
             tally.dispatch = self.outbox.settle()
             exit_code = _exit_code(tally) if is_whole else Exit.STOPPED
         finally:
-            tally.left = len(plan.todo) - (len(tally.results) - n_before)
+            tally.left = len(plan.todo) - (tally.n_results - n_before)
             self.screen.stop()
+            self.observer.ended(tally, exit_code)
             ledger.close(tally, exit_code, outcome)
             counts, version = tally.series(), ledger.index_version
             audit.record("worked", run_id=job.run_id, exit_code=exit_code, series=counts, index_version=version)
@@ -276,8 +289,8 @@ def _inputs(plan: Plan) -> dict[str, Any]:
 
 
 def _exit_code(tally: Tally) -> Exit:
-    if tally.of(Status.FAILED):
+    if tally.fates[Status.FAILED]:
         return Exit.SOME_FAILED
-    if not tally.of(Status.DONE) and not tally.already_done:
+    if not tally.fates[Status.DONE] and not tally.already_done:
         return Exit.NOTHING_USABLE
     return Exit.NOT_SENT if tally.dispatch is not None and tally.dispatch.falls_short else Exit.OK

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from imaging_pipeline.bins import deal, makespan
-from imaging_pipeline.cost import Estimate, Rates, learn, rates_from
+from imaging_pipeline.cost import Estimate, Lesson, Rates, rates_from
 from imaging_pipeline.intake.found import PackedTask
 from imaging_pipeline.job import Job
-from imaging_pipeline.records import SeriesResult
 from imaging_pipeline.results import layout
 from imaging_pipeline.segment.outline import outline_of
 
@@ -84,9 +83,13 @@ class Schedule:
         }
         return {**content, "rates": asdict(self.estimate.rates)} if self.estimate.is_learned else content
 
-    def outcome(self, results: Sequence[SeriesResult], real_seconds: float) -> dict[str, Any]:
+    def lesson(self) -> Lesson:
+        """Learns from the results of this plan."""
+        return Lesson(self.estimate, self.tasks)
+
+    def outcome(self, lesson: Lesson, real_seconds: float) -> dict[str, Any]:
         """What run.json says of a plan that was worked through: what it took, and the rates for the next run."""
-        rates = learn(self.estimate, self.tasks, results)
+        rates = lesson.rates()
         found = {"rates": asdict(rates)} if rates != self.estimate.rates else {}
         return {**self.forecast(), "real_seconds": round(real_seconds, 3), **found}
 

@@ -190,6 +190,9 @@ class SegmentSettings(Section):
     share_batches: bool = Field(True, description="fill batches with windows of the next series")
     sharing_limit_mb: int = Field(512, ge=0, description="prepared volumes that wait for a shared batch")
     tta: bool = Field(False, description="average over mirror images, about the axes that the model's card allows")
+    agreement: bool = Field(
+        True, description="count how far the networks and mirror images that are averaged agree, label by label"
+    )
 
     def air_for(self, bundle: float | Literal["clip"] | None) -> float | Literal["clip"] | None:
         """What counts as air for a bundle that says so itself, or does not (None)."""
@@ -239,6 +242,13 @@ class QcSettings(Section):
     min_largest_share: float = Field(
         0.9, ge=0, le=1, description="flag labels with less than this share of their voxels in the largest part"
     )
+    min_agreement: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="flag labels on which members of an ensemble agree less (mean pairwise Dice): good crops of the "
+        "default model have 0.89 or more, spoilt ones less than 0.8; thin structures have less by nature. 0: none",
+    )
 
 
 class LimitSettings(Section):
@@ -254,6 +264,33 @@ class LimitSettings(Section):
         0, ge=0, description="of a process that works on the CPU; 0: nearly all of the machine's or the container's"
     )
     crashes: int = Field(2, ge=1, description="a series that has ended its process so often is given up: worker-crash")
+
+
+class LogSettings(Section):
+    """What a run writes down while it works."""
+
+    format: Literal["text", "json"] = Field(
+        "text",
+        description="json: a line of JSON an event, of driver and workers, in logs/*.jsonl: warnings and faults as in "
+        "text, and what became of each series",
+    )
+
+
+class MetricsSettings(Section):
+    """What Prometheus can read of a run."""
+
+    enabled: bool = Field(True, description="write metrics.prom into RESULTS while a run works, and at its end")
+    write_seconds: float = Field(30.0, gt=0, description="it is written this far apart while a run works")
+    textfile: Path | None = Field(
+        None, description="write them here too, NAME.prom in the folder that node_exporter's textfile collector reads"
+    )
+    name: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+        description="what this RESULTS is called in them, where a machine has several: value of the label results",
+    )
+    port: int = Field(0, ge=0, le=65535, description="serve them over HTTP, at /metrics, while a run works; 0: do not")
+    bind: str = Field("127.0.0.1", min_length=1, description="address that serves them; it asks nobody who they are")
 
 
 class LockSettings(Section):

@@ -23,6 +23,8 @@ from imaging_pipeline.sections import (
     IntakeSettings,
     LimitSettings,
     LockSettings,
+    LogSettings,
+    MetricsSettings,
     ModelSettings,
     OutputSettings,
     QcSettings,
@@ -45,6 +47,8 @@ __all__ = [
     "IntakeSettings",
     "LimitSettings",
     "LockSettings",
+    "LogSettings",
+    "MetricsSettings",
     "ModelSettings",
     "OutputSettings",
     "QcSettings",
@@ -84,6 +88,8 @@ class Settings(Section):
     qc: QcSettings = QcSettings()
     limits: LimitSettings = LimitSettings()
     lock: LockSettings = LockSettings()
+    logs: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
     storage: StorageSettings = Field(default_factory=StorageSettings)
     send: SendSettings = SendSettings()
     receive: ReceiveSettings = ReceiveSettings()

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from imaging_pipeline.errors import Code
 from imaging_pipeline.header_cache import open_cache
+from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.identity import open_keys
 from imaging_pipeline.intake.copies import mark_copies
 from imaging_pipeline.intake.finder import Finder, choose
@@ -93,7 +94,7 @@ class Surveyor:
         series = list(choose(found, self.rules))
         n_copies = pc.sum(found["n_copies"]).as_py() or 0
         del found
-        pa.default_memory_pool().release_unused()  # all that is left of it is packed
+        give_back_memory()  # all that is left of it is packed
         return Survey(
             tasks=tuple(item for item in series if isinstance(item, PackedTask)),
             skipped=tuple(item for item in series if isinstance(item, PackedSkip)),

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 from imaging_pipeline.console import Screen, show_error
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.events import about
 from imaging_pipeline.intake.listing import check_studies
 from imaging_pipeline.round import Exit, Plan, Round
 from imaging_pipeline.stopping import Stop
@@ -58,7 +59,9 @@ class Watch:
     def _passes(self, rounds: Iterator[Round]) -> None:
         while not self._stop.requested:
             try:
-                self._pass(next(rounds))
+                round_ = next(rounds)
+                with about(run_id=round_.job.run_id):
+                    self._pass(round_)
                 self._last_error = ""
             except PipelineError as error:
                 if error.code is Code.SPARK_FAILED:  # a fresh session may work

@@ -51,8 +51,11 @@ class Chaos:
                 driver.kill()
                 self.kills["driver"] += 1
             code = driver.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(driver.pid, signal.SIGKILL)
+        while orphans := _session(driver.pid):  # daemons of Spark have process groups of their own
+            for pid in orphans:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
         return code
 
     def _kill_one(self, driver: int) -> bool:
@@ -73,16 +76,28 @@ def _victims(driver: int, kind: str) -> list[int]:
     return [pid for pid, line in _descendants(driver) if KINDS[kind] in line]
 
 
-def _descendants(root: int) -> list[tuple[int, str]]:
-    """Processes below one, with their command lines."""
-    parents, lines = {}, {}
+def _session(leader: int) -> list[int]:
+    """Living processes of a session."""
+    return [pid for pid, (state, _, _, session) in _stats().items() if int(session) == leader and state != "Z"]
+
+
+def _stats() -> dict[int, list[str]]:
+    """State, parent, process group and session of every process."""
+    found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with suppress(OSError, IndexError):
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                lines[int(folder.name)] = (
-                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                )
+                found[int(folder.name)] = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+    return found
+
+
+def _descendants(root: int) -> list[tuple[int, str]]:
+    """Processes below one, with their command lines."""
+    parents, lines = {}, {}
+    for pid, (_, parent, _, _) in _stats().items():
+        with suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            parents[pid], lines[pid] = int(parent), line.replace(b"\0", b" ").decode(errors="replace")
     found, queue = [], [root]
     while queue:
         parent = queue.pop()

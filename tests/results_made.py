@@ -81,6 +81,7 @@ def result_of(number: int, description: str) -> SeriesResult:
         volumes_ml={"core": 0.3 + 0.01 * (number * 7919 % 1000), "rim": 0.0 if number % 12 == 5 else 1.5}
         if done
         else {},
+        agreement={"core": 0.5} if number % 12 == 5 else {},
         flags=(_MISSING,) if number % 12 == 5 else (),
         stage_seconds={"decode": 0.1, "network": 0.5 + 0.001 * number} if done else {},
         run_id="made",

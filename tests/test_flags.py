@@ -79,7 +79,25 @@ def test_each_rule_speaks_with_numbers_and_says_what_to_check() -> None:
         assert set(found) == {code}
         assert (found[code].message.startswith(message), found[code].labels) == (True, labels), found[code]
         assert found[code].hint
-    assert set(cases) | {FlagCode.GEOMETRY} == set(FlagCode), "every code has a story"
+    apart = {FlagCode.GEOMETRY, FlagCode.LOW_MEMBER_AGREEMENT}
+    assert set(cases) | apart == set(FlagCode), "every code has a story"
+
+
+def test_labels_on_which_members_agree_too_little_are_named_the_worst_first() -> None:
+    def with_agreement(*values: float | None) -> tuple[Measurement, ...]:
+        return tuple(replace(item, agreement=value) for item, value in zip(measured(*WHOLE), values, strict=True))
+
+    [flag] = flag_mask(with_agreement(0.79, 0.8, 0.31), LABELS, QC)
+    assert flag.code is FlagCode.LOW_MEMBER_AGREEMENT
+    assert flag.message == (
+        "networks or mirror images agree on 2 of 3 labels by a Dice below 0.8: spleen 0.31, left kidney 0.79"
+    )
+    assert flag.labels == ("spleen", "left kidney")
+    assert "slice by slice" in flag.hint
+    assert not list(flag_mask(with_agreement(None, None, None), LABELS, QC)), "one network that looks once"
+    assert not list(flag_mask(with_agreement(0.0, 0.0, 0.0), LABELS, QcSettings(min_agreement=0)))
+    lost = [replace(item, n_voxels=0) if item.name == "spleen" else item for item in with_agreement(1.0, 1.0, 0.0)]
+    assert {flag.code for flag in flag_mask(lost, LABELS, QC)} == {FlagCode.LABEL_MISSING}
 
 
 def test_settings_move_thresholds_and_silence_rules() -> None:

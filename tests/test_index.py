@@ -17,13 +17,14 @@ from imaging_pipeline import index as command
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.identity import open_keys
 from imaging_pipeline.job import Job
-from imaging_pipeline.ledger import Ledger, Tally
+from imaging_pipeline.ledger import Ledger
 from imaging_pipeline.records import SeriesResult, Status
 from imaging_pipeline.results import delta
 from imaging_pipeline.results.index import SCHEMA, Batch, Index, open_index, to_table
 from imaging_pipeline.results.receipt import read_receipts, write_receipt
 from imaging_pipeline.settings import IdentitySettings, IndexSettings, Settings
 from imaging_pipeline.stores import LocalStore
+from imaging_pipeline.tally import Tally
 from tests.test_results import result
 
 FOLDER = "index"

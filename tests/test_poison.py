@@ -125,6 +125,13 @@ def test_a_run_that_was_killed_leaves_a_mark_and_the_next_tries_that_series_alon
     assert {receipt.status for receipt in receipts(out).values()} == {Status.DONE}
     assert not list((out / "attempts").iterdir())
 
+    first, second, *_ = receipts(out).values()  # what the killed run left alive for a moment wrote marks
+    late, other = (out / "attempts" / f"{one.identity.series_key}_none.json" for one in (first, second))
+    late.write_text(json.dumps({**marks[0], "fingerprint": first.fingerprint}))
+    other.write_text(json.dumps({**marks[0], "fingerprint": "of other settings"}))
+    assert pipeline(studies, "--out", out, "--model", "none", "--no-spark").code == 0
+    assert list((out / "attempts").iterdir()) == [other]
+
 
 @pytest.mark.parametrize(
     ("code", "stack", "by_kernel", "says"),

@@ -103,6 +103,7 @@ def test_a_thousand_series_are_there_at_once_and_can_be_sorted_filtered_searched
     chromium.find_element("css selector", ".key").send_keys("\n")  # by keyboard
     told = chromium.find_element("css selector", "tr.detail").text
     assert "label-missing: not found: rim" in told
+    assert "members agree 0.50" in told
     assert "1 \N{MULTIPLICATION SIGN} 1 \N{MULTIPLICATION SIGN} 1.5 mm" in told
     assert SCRIPT in chromium.find_element("css selector", "#table tbody tr td:nth-child(3)").text
     picture = (

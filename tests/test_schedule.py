@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imaging_pipeline.bins import deal, makespan
-from imaging_pipeline.cost import Estimate, Rates, learn
+from imaging_pipeline.cost import Estimate, Lesson, Rates
 from imaging_pipeline.intake.found import packed_task
 from imaging_pipeline.job import Job
-from imaging_pipeline.ledger import Ledger, Tally
+from imaging_pipeline.ledger import Ledger
 from imaging_pipeline.records import SeriesResult, SeriesTask, SliceRef, Status
 from imaging_pipeline.results import layout
 from imaging_pipeline.schedule import KEY, Slots, plan
@@ -23,6 +23,7 @@ from imaging_pipeline.segment.bundle import describe
 from imaging_pipeline.segment.outline import Outline, outline_of
 from imaging_pipeline.settings import ModelSettings, Settings
 from imaging_pipeline.stores import LocalStore
+from imaging_pipeline.tally import Tally
 from tests.bundles import WINDOW, edit, write_bundle
 from tests.test_nnunet import configuration, plans_of, write_model
 from tests.test_results import identity, result
@@ -123,7 +124,10 @@ def test_a_run_teaches_the_next_one_what_series_take(tmp_path: Path, settings: S
     }
     results = [result(key, stage_seconds=seconds) for key, seconds in took.items()]
     ledger = Ledger(job, "studies", first.forecast())
-    ledger.close(Tally(results=results), 0, first.outcome(results, 12.5))
+    lesson = first.lesson()
+    for one in results:
+        lesson.add(one)
+    ledger.close(Tally(), 0, first.outcome(lesson, 12.5))
     kept = json.loads((tmp_path / "run.json").read_text())[KEY]
     assert (kept["series"], kept["slots"], kept["real_seconds"]) == (4, 2, 12.5)
     second = plan(tasks, job, TWO)
@@ -133,7 +137,7 @@ def test_a_run_teaches_the_next_one_what_series_take(tmp_path: Path, settings: S
     expected = sum(sum(seconds.values()) for seconds in took.values()) + 4 * Rates().series
     assert sum(map(second.estimate, tasks)) == pytest.approx(expected)
     nothing = plan([], job, TWO)  # a night without new studies forgets nothing
-    ledger.close(Tally(), 0, nothing.outcome([], 0.0))
+    ledger.close(Tally(), 0, nothing.outcome(nothing.lesson(), 0.0))
     assert plan(tasks, job, TWO).estimate.rates == second.estimate.rates
     assert "in 4 bins on 2 slots, predicted" in second.in_words()
 
@@ -153,4 +157,6 @@ def test_rates_of_another_model_or_of_a_damaged_account_are_not_used(tmp_path: P
 def test_series_that_failed_teach_nothing() -> None:
     failed = SeriesResult(identity=identity("0000"), status=Status.FAILED, stage_seconds={"decode": 9.0})
     estimate = Estimate(outline=None)
-    assert learn(estimate, [task_of(0)], [failed]) == estimate.rates
+    lesson = Lesson(estimate, [task_of(0)])
+    lesson.add(failed)
+    assert lesson.rates() == estimate.rates

@@ -108,7 +108,13 @@ def everything_in(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize(
-    "options", [("--no-spark",), pytest.param(("--master", "local[1]"), marks=(pytest.mark.spark, pytest.mark.slow))]
+    "options",
+    [
+        ("--no-spark",),
+        pytest.param(
+            ("--master", "local[1]", "--set", "logs.format=json"), marks=(pytest.mark.spark, pytest.mark.slow)
+        ),
+    ],
 )
 def test_nothing_of_the_patient_is_in_what_a_run_leaves_or_says_even_where_it_fails(
     options: tuple[str, ...], pipeline: Pipeline, tmp_path: Path
@@ -125,8 +131,11 @@ def test_nothing_of_the_patient_is_in_what_a_run_leaves_or_says_even_where_it_fa
     assert fates == {1: "", 2: "decode-failed", 3: "internal-error", 4: "missing-slices"}
     message = next(receipt["message"] for receipt in receipts if receipt["identity"]["series_number"] == 3)
     assert message.startswith("ValueError in sitecustomize.py:")
-    logs = "".join(path.read_text() for path in (out / "logs").glob("*.log"))
+    kind = "*.jsonl" if "logs.format=json" in options else "*.log"
+    logs = "".join(path.read_text() for path in (out / "logs").glob(kind))
     assert "KeyError in sitecustomize.py" in logs, "the line is told, behind the error and behind its cause"
+    counted = (out / "metrics.prom").read_text()
+    assert 'series_processed_total{code="internal-error",status="failed"} 1.0' in counted
     rest = pipeline("rebuild", out, module="index").out + pipeline(out, module="verify").out
     told = [("standard output", done.out.encode()), ("standard error", done.err.encode()), ("commands", rest.encode())]
     leaks = [(where, mark) for where, text in (*told, *everything_in(out)) for mark in MARKED if mark.encode() in text]

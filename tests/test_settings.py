@@ -65,5 +65,6 @@ def test_settings_are_frozen_and_only_some_change_the_fingerprint() -> None:
     settings = resolve()
     with pytest.raises(ValidationError):
         settings.model = "other"  # type: ignore[misc]
-    assert resolve(None, ["spark.master=local[1]"]).voxel_digest() == settings.voxel_digest()
+    for other in ("spark.master=local[1]", "segment.agreement=false", "qc.min_agreement=0.5"):
+        assert resolve(None, [other]).voxel_digest() == settings.voxel_digest(), other
     assert resolve(None, ["geometry.spacing_tolerance=0.1"]).voxel_digest() != settings.voxel_digest()

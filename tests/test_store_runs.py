@@ -169,8 +169,11 @@ def test_spark_puts_a_folder_of_studies_into_a_bucket(run: Run, s3: S3, sample: 
 def test_the_next_night_opens_only_files_that_are_new_in_the_bucket(run: Run, s3: S3, tmp_path: Path) -> None:
     write_ct(dataclasses.replace(SPEC, series_number=1), tmp_path / "in" / "one")
     studies, out = s3.upload(tmp_path / "in", "nights"), f"s3://{BUCKET}/nights-out"
-    options = ("--no-spark", "--model", "none")
+    options = ("--no-spark", "--model", "none", "--set", "logs.format=json")
     assert "1 done" in run(studies, "--out", out, *options).out
+    names = s3.names("nights-out")
+    assert "metrics.prom" in names
+    assert any(name.startswith("logs/") and name.endswith("Z.jsonl") for name in names)
     (cached,) = (name for name in s3.names("nights-out") if name.startswith("cache/headers/"))
     assert b"PHANTOM" not in s3.client.cat(f"{BUCKET}/nights-out/{cached}").upper()
     write_ct(dataclasses.replace(SPEC, series_number=2, seed=2), tmp_path / "new" / "two")

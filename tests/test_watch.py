@@ -149,11 +149,14 @@ class Screenless(Screen):
         super().__init__(quiet=True, verbose=False)
 
 
-def test_a_lost_session_is_opened_again_and_the_first_error_of_all_ends_the_watch(tmp_path: Path) -> None:
+def test_a_lost_session_is_opened_again_and_the_first_error_of_all_ends_the_watch(
+    tmp_path: Path, settings: Settings
+) -> None:
     stop, opened, passes = Stop(lambda: None), [], iter(["fine", "lost", "fine", "gone", "end"])
 
     class Pass:
         studies = LocalStore(root=tmp_path)
+        job = Job(out=studies, run_id="r", settings=settings, bundle=None)
 
         def look(self) -> object:
             kind = next(passes)

@@ -23,6 +23,7 @@ FOUND = pa.schema(
         pa.field("columns", pa.int32()),
         pa.field("depth", pa.int32()),
         pa.field("size_bytes", pa.int64()),
+        pa.field("arrived_at", pa.float64()),
         pa.field("pixel_spacing_mm", _NUMBERS),
         pa.field("step_mm", _NUMBERS),
         pa.field("contender", pa.binary()),
@@ -54,6 +55,7 @@ class PackedTask:
     columns: int
     depth: int
     size_bytes: int
+    arrived_at: float
     pixel_spacing_mm: tuple[float, float]
     step_mm: Vector
 
@@ -97,6 +99,7 @@ def packed_task(task: SeriesTask) -> PackedTask:
         task.columns,
         task.depth,
         task.size_bytes,
+        task.arrived_at,
         task.pixel_spacing_mm,
         task.step_mm,
     )

@@ -182,6 +182,7 @@ def _task(grid: Grid, identity: SeriesIdentity, findings: tuple[Finding, ...], *
         blends=grid.blends,
         verdict=GeometryVerdict.REPAIRED if repaired or assumed else GeometryVerdict.OK,
         findings=(*findings, *assumed, *_remarks(grid.planes)),
+        arrived_at=max(plane.modified_at for plane in grid.planes),
     )
 
 

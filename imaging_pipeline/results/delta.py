@@ -13,6 +13,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.records import SeriesResult
 from imaging_pipeline.results.tables import KEY, Batch, Form, Key, State, damaged, keys_in, keys_of
 from imaging_pipeline.settings import IndexSettings
@@ -168,7 +169,9 @@ class DeltaIndex:
             write_deltalake(table, rows.table, mode="overwrite", predicate=_of(rows.keys), **how)
         elif rows.table.num_rows:
             write_deltalake(table, rows.table, mode="append", **how)
-        self._known, self._version = (known - replaced) | keys_in(rows.table), table.version()
+        known -= replaced
+        known |= keys_in(rows.table)
+        self._version = table.version()
         return True
 
     def _create(self, rows: _Rows, batch: Batch | None) -> bool:
@@ -221,6 +224,7 @@ class DeltaIndex:
                 table.cleanup_metadata()
             self._version = table.version() if is_ours else None
             self._n_small = 0
+            give_back_memory()
         except (DeltaError, OSError, PipelineError):
             logging.getLogger(__name__).warning("%s cannot be compacted", self._where, exc_info=True)
 

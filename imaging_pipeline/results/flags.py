@@ -40,6 +40,7 @@ def flag_mask(measurements: Sequence[Measurement], labels: Sequence[Label], qc: 
     yield from _implausible(found, labels)
     yield from _asymmetric(found, qc)
     yield from _fragmented(found, qc)
+    yield from _disputed(found, qc)
 
 
 def _missing(measurements: Sequence[Measurement], qc: QcSettings) -> Iterator[Flag]:
@@ -96,6 +97,23 @@ def _fragmented(found: Sequence[Measurement], qc: QcSettings) -> Iterator[Flag]:
         message = f"{len(broken)} of {len(found)} labels are in pieces: {_listed(places)}"
         hint = "look for specks elsewhere; a bundle may keep the largest part by its own postprocessing"
         yield _flag(FlagCode.FRAGMENTED, message, hint, [item.name for item in broken])
+
+
+def _disputed(found: Sequence[Measurement], qc: QcSettings) -> Iterator[Flag]:
+    low = sorted((item.agreement, item.name) for item in found if _at_most(item.agreement) < qc.min_agreement)
+    if low:
+        places = [f"{name} {agreement:.2f}" for agreement, name in low]
+        message = (
+            f"networks or mirror images agree on {len(low)} of {len(found)} labels by a Dice below "
+            f"{qc.min_agreement:g}: {_listed(places)}"
+        )
+        hint = "their outlines are the mean of different ones: go through them slice by slice, and see whether the "
+        hint += "image is as those that the model was made for (contrast, artefacts, unusual anatomy)"
+        yield _flag(FlagCode.LOW_MEMBER_AGREEMENT, message, hint, [name for _, name in low])
+
+
+def _at_most(agreement: float | None) -> float:
+    return 1.0 if agreement is None else agreement
 
 
 def _flag(code: FlagCode, message: str, hint: str, names: Sequence[str]) -> Flag:

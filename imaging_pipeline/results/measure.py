@@ -1,6 +1,6 @@
 """What is measured of each label on the native grid: volume, place, parts, and the values of the image under it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -52,6 +52,8 @@ class Measurement:
         borders: Faces of the volume that it touches, by spaces: left right posterior anterior inferior superior.
         n_parts: Parts that touch each other by no face, edge or corner (26 neighbours).
         largest_share: Share of its voxels in the largest part, 0 to 1.
+        agreement: Mean pairwise Dice of the networks and mirror images that the mask is the mean of, 0 to 1; None
+            where one network looked once, or none of them found the label.
     """
 
     label: int
@@ -84,9 +86,12 @@ class Measurement:
     borders: str = ""
     n_parts: int = 0
     largest_share: float | None = None
+    agreement: float | None = None
 
 
-def measure(mask: Volume, image: Volume, labels: Sequence[Label]) -> tuple[Measurement, ...]:
+def measure(
+    mask: Volume, image: Volume, labels: Sequence[Label], agreement: Mapping[int, float] | None = None
+) -> tuple[Measurement, ...]:
     """Measure every label that is named, found or not, and every number that is found.
 
     One pass over mask and image, plane by plane; memory does not grow with the volume but for values that are no
@@ -96,6 +101,7 @@ def measure(mask: Volume, image: Volume, labels: Sequence[Label]) -> tuple[Measu
         mask: Label numbers.
         image: Values on the same grid.
         labels: Structures that the model names.
+        agreement: Of the members of an ensemble by label number.
 
     Returns:
         One for each label, in the order of their numbers.
@@ -104,7 +110,8 @@ def measure(mask: Volume, image: Volume, labels: Sequence[Label]) -> tuple[Measu
     scan = _scan(mask, image, max(named, default=0))
     for index in np.flatnonzero(scan.sums[:, 0]).tolist():
         named.setdefault(index, Label(index=index, name=f"label {index}"))
-    return tuple(_measured(named[index], scan, mask, image) for index in sorted(named))
+    measured = (_measured(named[index], scan, mask, image) for index in sorted(named))
+    return tuple(replace(item, agreement=(agreement or {}).get(item.label)) for item in measured)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,6 +122,10 @@ def describe_columns() -> dict[str, Any]:
         "borders": {"Description": "Faces of the volume that it touches"},
         "n_parts": {"Description": "Connected components (26 neighbours)"},
         "largest_share": {"Description": "Share of the voxels in the largest of them"},
+        "agreement": {
+            "Description": "Mean Dice coefficient over all pairs of networks and mirror images that were averaged "
+            "(Roy et al., NeuroImage 195:11-22, 2019); n/a where one network looked once"
+        },
     }
 
 

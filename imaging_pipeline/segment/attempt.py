@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.batcher import Batcher
 from imaging_pipeline.segment.device import sums_dtype
 from imaging_pipeline.segment.machine import Machine
@@ -32,6 +33,7 @@ class Attempt:
         steps: Steps down that it took for want of memory.
         n_windows: All windows; 0 where the model goes over the whole volume.
         n_skipped: Those that show air alone.
+        agreement: Of the members of an ensemble by label number; empty where there is one member. See `Agreement`.
     """
 
     def __init__(self, machine: Machine, volume: Volume, sink: Sink | None) -> None:
@@ -49,6 +51,7 @@ class Attempt:
         self.seconds = {"preprocess": 0.0, "network": 0.0, "postprocess": 0.0}
         self.steps: list[str] = []
         self.n_windows = self.n_skipped = 0
+        self.agreement: dict[int, float] = {}
         self._labels: NDArray[Any] = np.empty((0, 0, 0), np.uint8)
         self._machine = machine
         self._model: Model = machine.model
@@ -172,13 +175,15 @@ class Attempt:
     def _restore(self) -> None:
         began, outside = time.perf_counter(), self._machine.outside_seconds
         in_network, own = self._batcher.seconds, 0.0
+        agreement = Agreement() if self._stream is None else self._stream.agreement
         if self._stream is None:
-            scores = self._model.whole(self._prepared)
+            scores = self._model.whole(self._prepared, agreement)
             own = time.perf_counter() - began
         else:
             scores = self._stream.scores()
         try:
             self._labels = self._model.restore(scores, self._prepared, self._grid, self._sink)
+            self.agreement = agreement.by_label()
         finally:
             elsewhere = self._machine.outside_seconds - outside + self._batcher.seconds - in_network + own
             self.seconds["network"] += own if self._stream is None else self._stream.seconds

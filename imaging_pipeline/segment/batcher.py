@@ -8,6 +8,7 @@ import torch
 
 from imaging_pipeline.segment.backends import Network
 from imaging_pipeline.segment.stream import WindowStream
+from imaging_pipeline.segment.votes import votes_of
 from imaging_pipeline.segment.windows import Shape
 
 Taken = list[tuple[WindowStream, Shape]]
@@ -109,12 +110,14 @@ class Batcher:
             torch.cuda.synchronize(scores.device)
         seconds = time.perf_counter() - began
         self.seconds += seconds
-        asking = taken[0][0]
+        asking, votes = taken[0][0], votes_of(self.network)
         with torch.inference_mode():
-            for (stream, start), values in zip(taken, scores, strict=False):
+            for number, ((stream, start), values) in enumerate(zip(taken, scores, strict=False)):
                 stream.seconds += seconds / len(taken)
                 try:
                     stream.give(start, values)
+                    if votes is not None:
+                        stream.count(start, votes.numbers[number], votes.labels)
                 except Exception as error:
                     if stream is asking:  # it stands first: no other has been given anything yet
                         raise

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -45,6 +45,7 @@ class Segmentation:
         n_windows: Windows of the volume; 0 where the model goes over whole volumes.
         n_skipped: Those that were left out because they show air alone.
         memory_steps: Steps down that it took for want of memory, in order; empty normally.
+        agreement: Mean pairwise Dice of an ensemble's members by label number; empty for one member. See `Agreement`.
     """
 
     mask: Volume
@@ -54,6 +55,7 @@ class Segmentation:
     n_windows: int = 0
     n_skipped: int = 0
     memory_steps: tuple[str, ...] = ()
+    agreement: dict[int, float] = field(default_factory=dict)
 
 
 class Engine:
@@ -187,6 +189,7 @@ class Engine:
             n_windows=attempt.n_windows,
             n_skipped=attempt.n_skipped,
             memory_steps=tuple(attempt.steps),
+            agreement=attempt.agreement,
         )
 
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.backends import Network
 from imaging_pipeline.segment.bundle import Bundle, Kind, digest_in_use
 from imaging_pipeline.segment.monai import open_monai
@@ -64,8 +65,8 @@ class Model(Protocol):
     ) -> WindowStream:
         """The windows of a prepared volume."""
 
-    def whole(self, prepared: Any) -> Scores:
-        """Scores of a volume without a plan."""
+    def whole(self, prepared: Any, agreement: Agreement) -> Scores:
+        """Scores of a volume without a plan; the votes of members go into the agreement where they can be counted."""
 
     def restore(self, scores: Scores, prepared: Any, volume: Volume, sink: Sink | None) -> NDArray[Any]:
         """Label numbers on the voxels of the volume."""

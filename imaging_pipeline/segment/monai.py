@@ -10,6 +10,7 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from numpy.typing import NDArray
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.segment.agreement import Agreement, count_whole
 from imaging_pipeline.segment.backends import Network
 from imaging_pipeline.segment.backends.probe import Probe
 from imaging_pipeline.segment.background import background
@@ -20,6 +21,7 @@ from imaging_pipeline.segment.grid import as_image, as_labels
 from imaging_pipeline.segment.network import Wanted, open_network
 from imaging_pipeline.segment.stream import Advance, Keeping, WindowStream
 from imaging_pipeline.segment.transforms import Air, Chain, Prepared, Scores, Sink, compile_chain, in_memory
+from imaging_pipeline.segment.votes import by_channels, votes_of
 from imaging_pipeline.segment.windows import WindowPlan, can_stream, plan_windows
 from imaging_pipeline.settings import SegmentSettings
 from imaging_pipeline.volume.types import Volume
@@ -112,10 +114,11 @@ class MonaiModel:
             foreground=prepared.foreground,
         )
 
-    def whole(self, prepared: Prepared) -> Scores:
-        """See `Model`; the bundle's inferer does it."""
+    def whole(self, prepared: Prepared, agreement: Agreement) -> Scores:
+        """See `Model`; the bundle's inferer does it. Votes are counted where it shows the network all at once."""
         with torch.inference_mode(), autocast(self.device, self.settings):
             scores: torch.Tensor = self.inferer(_plain(prepared.image)[None], self.network)
+        count_whole(agreement, votes_of(self.network), tuple(prepared.image.shape[1:]))
         return in_memory(scores[0].float())
 
     def restore(self, scores: Scores, prepared: Prepared, volume: Volume, sink: Sink | None) -> NDArray[Any]:
@@ -143,6 +146,7 @@ def open_monai(
             cache_dir=cache_dir,
             mirror_axes=axes,
             activation=chain.activation,
+            decide=by_channels(chain.threshold) if settings.agreement else None,
         )
         opened = open_network(wanted)
     except CONFIG_FAULTS as error:

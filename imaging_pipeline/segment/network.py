@@ -21,6 +21,7 @@ from imaging_pipeline.segment.backends.trial import fastest, smooth_noise
 from imaging_pipeline.segment.bundle import Bundle
 from imaging_pipeline.segment.config import Config, parse_config
 from imaging_pipeline.segment.device import acceleration, window_batch
+from imaging_pipeline.segment.votes import Decide
 from imaging_pipeline.segment.weights import LIVE, Weights
 from imaging_pipeline.segment.windows import can_stream
 from imaging_pipeline.settings import SegmentSettings
@@ -64,6 +65,7 @@ class Wanted:
         cache_dir: Keeps which backends trials found the fastest; None: no trials.
         mirror_axes: Axes that are mirrored.
         activation: What the bundle applies to scores; see `Average`.
+        decide: What a member by itself makes of its probabilities; None: nobody asks.
     """
 
     bundle: Bundle
@@ -73,6 +75,7 @@ class Wanted:
     cache_dir: Path | None
     mirror_axes: tuple[int, ...]
     activation: str
+    decide: Decide | None
 
     @property
     def is_sharded(self) -> bool:
@@ -122,7 +125,7 @@ class _Opener:
         members = [self._member(weights, device) for weights in self._wanted.bundle.weights]
         if len(members) == 1 and not self._wanted.mirror_axes:
             return members[0]
-        return Average(members, self._wanted.mirror_axes, self._wanted.activation)
+        return Average(members, self._wanted.mirror_axes, self._wanted.activation, self._wanted.decide)
 
     def _member(self, weights: Weights, device: torch.device) -> Network:
         how = acceleration(device, self._wanted.settings)

@@ -8,6 +8,7 @@ import torch
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.accumulator import Accumulator, Fill
+from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.transforms.scores import Scores
 from imaging_pipeline.segment.windows import Shape, WindowPlan
 
@@ -42,6 +43,7 @@ class WindowStream:
         n_skipped: Those that show nothing but air.
         n_channels: Classes; 0 until the network has said so.
         seconds: Time in the network for windows of this stream.
+        agreement: How far the members of an ensemble agree.
         error: What went wrong over its windows while another volume was asked for; raised when this one is.
     """
 
@@ -71,6 +73,7 @@ class WindowStream:
         self.plan = plan
         self.n_channels = n_channels
         self.seconds = 0.0
+        self.agreement = Agreement()
         self.error: Exception | None = None
         self._image, self._offset = plan.padded(image)
         self._advance = advance
@@ -82,6 +85,7 @@ class WindowStream:
         self.n_windows, self.n_skipped = len(everything), len(everything) - len(self._windows)
         self._todo = deque(self._windows)
         self._early: deque[tuple[Shape, torch.Tensor]] = deque()
+        self._counted: set[Shape] = set()
         self._wanted = 1
         self._slab = (0, plan.shape[self.axis])
         if keeping.depth is not None:
@@ -115,6 +119,12 @@ class WindowStream:
             self._accumulator.add(start, scores, self._weights, self._slab)
         else:  # its planes would make the slab deeper than it needs to be
             self._early.append((start, scores.clone()))
+
+    def count(self, start: Shape, numbers: torch.Tensor, labels: tuple[int, ...]) -> None:
+        """Votes (M, L, I, J, K) on a window that was taken; a window that runs again counts once."""
+        if start not in self._counted:
+            self._counted.add(start)
+            self.agreement.add(numbers[(..., *self.plan.owned(start))], labels)
 
     def scores(self) -> Scores:
         """All of the volume's scores, to be asked for plane by plane."""

@@ -52,6 +52,19 @@ class WindowPlan:
         i, j, k = self.starts
         return sorted(product(i, j, k), key=lambda start: (start[axis], start))
 
+    def owned(self, start: Shape) -> tuple[slice, slice, slice]:
+        """The part of a window that lies nearer its middle than that of any other: every voxel belongs to one window.
+
+        Args:
+            start: Of the window.
+
+        Returns:
+            Indices within the window, those of the volume alone.
+        """
+        columns = zip(start, self.starts, self.size, self.shape, strict=True)
+        i, j, k = (_owned(first, starts, size, length) for first, starts, size, length in columns)
+        return i, j, k
+
     def padded(self, image: torch.Tensor) -> tuple[torch.Tensor, Shape]:
         """An image of shape (C, I, J, K) at least as large as a window, and how far it begins before the volume."""
         low = [max(-starts[0], 0) for starts in self.starts]
@@ -59,6 +72,14 @@ class WindowPlan:
         borders = [border for pair in zip(reversed(low), reversed(high), strict=True) for border in pair]
         padded = functional.pad(image[None], borders, **self.padding)[0] if any(borders) else image
         return padded, (low[0], low[1], low[2])
+
+
+def _owned(first: int, starts: Sequence[int], size: int, length: int) -> slice:
+    """Along one axis: from half of the overlap with the window before to half of that with the one behind."""
+    at = starts.index(first)
+    low = (starts[at - 1] + size + first) // 2 if at else 0
+    high = (first + size + starts[at + 1]) // 2 if at + 1 < len(starts) else length
+    return slice(max(low, first, 0) - first, min(high, first + size, length) - first)
 
 
 def can_stream(inferer: Inferer) -> bool:

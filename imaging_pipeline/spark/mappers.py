@@ -16,7 +16,7 @@ from imaging_pipeline.records import FileRef, HeaderRow, SeriesResult, SeriesTas
 from imaging_pipeline.rows import schema_of, unpack
 from imaging_pipeline.sources import Contents
 from imaging_pipeline.spark.resources import Seating, seated
-from imaging_pipeline.workers import Handover, Worker
+from imaging_pipeline.workers import Handover, Worker, logging_of
 
 Batches = Iterable[pa.RecordBatch]
 Bins = Sequence[Sequence[PackedTask]]
@@ -94,7 +94,7 @@ def path_runner(job: Job, seating: Seating) -> Mapper:
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         packed = (value.as_py() for batch in batches for value in batch.column(TASKS.names[0]))
         handovers = (Handover(task=task) for content in packed for task in unpack(SeriesTask, content))
-        with seated(job, seating) as place:
+        with logging_of(job), seated(job, seating) as place:
             yield from map(_finished, _worker().results(handovers, job, place))
 
     return run
@@ -104,7 +104,7 @@ def content_runner(bins: Bins, job: Job, seating: Seating) -> Mapper:
     """The same for series whose bytes come along, file after file in the order of the bins."""
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
-        with seated(job, seating) as place:
+        with logging_of(job), seated(job, seating) as place:
             yield from map(_finished, _worker().results(_arriving(batches, bins), job, place))
 
     return run

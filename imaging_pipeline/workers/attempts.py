@@ -1,7 +1,6 @@
 """Markers of series at work: what is known of earlier tries that never came to a receipt."""
 
 import logging
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,8 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from imaging_pipeline.errors import PipelineError
 from imaging_pipeline.host import now
 from imaging_pipeline.job import Job
-from imaging_pipeline.records import SeriesTask
-from imaging_pipeline.results.layout import label_of
+from imaging_pipeline.records import SeriesTask, Status
+from imaging_pipeline.results.layout import RECEIPTS, label_of
+from imaging_pipeline.results.receipt import find_receipt, is_given_up
 
 FOLDER = "attempts"
 
@@ -113,11 +113,16 @@ class Attempts:
         with suppress(PipelineError):
             self._write(self._path(task.series_key), replace(attempt, is_at_work=False))
 
-    def forget(self, series_keys: Iterable[str]) -> None:
-        """Remove marks of series that are done: a run was killed between the receipt and the end of the mark."""
-        for path in filter(self._left.__contains__, map(self._path, series_keys)):
-            with suppress(OSError):
-                self._job.out.remove(path)
+    def tidy(self) -> None:
+        """Remove marks of series that have ended: a run was killed between the receipt and the end of the mark.
+
+        What outlives a killed run for a moment writes some, even beside the next one.
+        """
+        for path in self._left:
+            attempt = self._read(path)
+            if attempt is not None and self._has_ended(path, attempt):
+                with suppress(OSError):
+                    self._job.out.remove(path)
 
     def end(self, task: SeriesTask) -> None:
         """A series has its receipt."""
@@ -126,6 +131,13 @@ class Attempts:
 
     def _path(self, series_key: str) -> str:
         return f"{FOLDER}/{series_key}_{label_of(self._job.model_name)}.json"
+
+    def _has_ended(self, path: str, attempt: Attempt) -> bool:
+        found = find_receipt(self._job.out, f"{RECEIPTS}/{path.rpartition('/')[2]}", self._job.seal_key)
+        if found is None or found.receipt is None or not found.is_sealed:
+            return False
+        receipt, wanted = found.receipt, attempt.fingerprint
+        return is_given_up(receipt, wanted) or (receipt.status is Status.DONE and receipt.fingerprint == wanted)
 
     def _read(self, path: str) -> Attempt | None:
         try:

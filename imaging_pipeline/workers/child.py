@@ -21,6 +21,7 @@ from imaging_pipeline.records import SeriesTask
 from imaging_pipeline.rows import pack, unpack
 from imaging_pipeline.segment import seat
 from imaging_pipeline.sources import Contents, Opener
+from imaging_pipeline.workers.log import logging_of
 from imaging_pipeline.workers.messages import Answer, Check, End, Prepare, Series, Work
 from imaging_pipeline.workers.watchdog import Watchdog, limit_memory, limit_seconds, open_many_files
 
@@ -60,6 +61,12 @@ class _Child:
 
     def _answer(self, request: Check | Work) -> None:
         log_to(logging.StreamHandler(), details=request.job.settings.identity.error_details)
+        with logging_of(request.job):
+            answer, content = self._tried(request)
+        self._say(answer, content)  # the last of it: whoever has it may end this process
+        self._watchdog.rest()
+
+    def _tried(self, request: Check | Work) -> tuple[Answer, bytes]:
         try:
             if isinstance(request, Check):
                 self._check(request)
@@ -67,15 +74,12 @@ class _Child:
                 self._work(request)
         except PipelineError as error:
             said = {"code": error.code, "message": error.message, "hint": error.hint}
-            self._say(Answer.ERROR, json.dumps(said).encode())
+            return Answer.ERROR, json.dumps(said).encode()
         except Exception as error:
             details = request.job.settings.identity.error_details
             logging.getLogger(__name__).error("a worker's fault: %s", trace_of(error, details=details))  # noqa: TRY400
-            self._say(Answer.FAULT, name_of(error).encode())
-        else:
-            self._say(Answer.OVER)
-        finally:
-            self._watchdog.rest()
+            return Answer.FAULT, name_of(error).encode()
+        return Answer.OVER, b""
 
     def _check(self, request: Check) -> None:
         settings, note = seat.take(request.place, request.job.settings)

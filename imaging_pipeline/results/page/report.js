@@ -118,10 +118,13 @@
     const names = Object.keys(row.volumes);
     if (!names.length) return [];
     const colours = data.colours[row.model] || {};
+    const agreed = Object.keys(row.agreement).length > 0;
     const table = element("table", "", {}, ...names.map((name) => element("tr", "", {},
       element("th", "", { scope: "row" }, swatch(colours[name] || "#ffffff"), name),
-      element("td", `${number(row.volumes[name], 3)} ml`, { class: "num" }))));
-    return [element("h3", "Volumes"), table];
+      element("td", `${number(row.volumes[name], 3)} ml`, { class: "num" }),
+      ...(agreed ? [element("td", name in row.agreement ? `members agree ${number(row.agreement[name], 2)}` : "", { class: "num" })] : []))));
+    const note = "Mean Dice between the networks and mirror images that the mask is the mean of: 1 where all drew the same.";
+    return [element("h3", "Volumes"), table, ...(agreed ? [element("p", note, { class: "soft" })] : [])];
   }
 
   function detail(row) {

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 _COLUMNS = (
     "series_key stack series_number modality series_description n_slices model_name status reason_code message hint "
-    "geometry_verdict findings shape spacing_mm volumes_ml image_path mask_path preview_path formats_refused "
+    "geometry_verdict findings shape spacing_mm volumes_ml agreement image_path mask_path preview_path formats_refused "
     "stage_seconds peak_rss_mb device backend windows_total windows_skipped memory_steps attempt run_id finished_at "
     "recomputed_because"
 ).split()
@@ -72,6 +72,7 @@ def _row(values: Mapping[str, Any]) -> Row:
         "shape": list(values["shape"] or ()),
         "spacing": [round(length, 4) for length in values["spacing_mm"] or ()],
         "volumes": {name: round(ml, 4) for name, ml in (values["volumes_ml"] or {}).items()},
+        "agreement": dict(values.get("agreement") or {}),
         "image": values["image_path"],
         "mask": values["mask_path"],
         "preview": values.get("preview_path") or "",

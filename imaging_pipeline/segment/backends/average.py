@@ -1,11 +1,12 @@
 """Several networks, or several views of a window, averaged in probability."""
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import torch
 
 from imaging_pipeline.segment.backends.network import Network
+from imaging_pipeline.segment.votes import Decide, Poll, polling
 
 _SMALLEST = 1e-12
 _OPEN_INTERVAL = 1e-7
@@ -17,9 +18,14 @@ class Average:
 
     Scores are turned into probabilities, averaged, and turned back, so that the bundle's own activation behind it
     gives the averaged probabilities.
+
+    Attributes:
+        poll: What each member says by itself of the windows of the last call.
     """
 
-    def __init__(self, members: Sequence[Network], mirror_axes: Sequence[int], activation: str) -> None:
+    def __init__(
+        self, members: Sequence[Network], mirror_axes: Sequence[int], activation: str, decide: Decide | None = None
+    ) -> None:
         """Name what is averaged.
 
         Args:
@@ -27,7 +33,9 @@ class Average:
             mirror_axes: Spatial axes (0, 1, 2); every combination of them is mirrored.
             activation: softmax or sigmoid where the bundle applies one to the scores; empty where the networks give
                 probabilities themselves.
+            decide: What a member by itself makes of its probabilities; None: nobody asks.
         """
+        self.poll = Poll(decide)
         self._members = tuple(members)
         self._flips = tuple(_subsets(tuple(axis + 2 for axis in mirror_axes)))
         self._activation = activation
@@ -35,10 +43,11 @@ class Average:
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         """See `Network`."""
         total: torch.Tensor | None = None
-        for member in self._members:
-            for flip in self._flips:
+        with polling(self.poll) as poll:
+            for member, flip in product(self._members, self._flips):
                 scores = member(windows.flip(flip) if flip else windows).float()
                 probabilities = self._probabilities(scores.flip(flip) if flip else scores)
+                poll.add(probabilities)
                 total = probabilities if total is None else total.add_(probabilities)
         assert total is not None
         return self._scores(total.div_(len(self._members) * len(self._flips)))

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from imaging_pipeline.segment.backends.network import Network
+from imaging_pipeline.segment.votes import Poll, Votes, votes_of
 
 
 class Dealt:
@@ -16,6 +17,9 @@ class Dealt:
     Every replica gets the same share of a batch: one that got fewer windows computes some of them twice, and one that
     got none rests. Batches of one shape thus stay so on every device, which suits cuDNN's choice of algorithms and CUDA
     graphs; smaller ones take less memory everywhere.
+
+    Attributes:
+        poll: What members of an ensemble say by themselves of the windows of the last call.
     """
 
     def __init__(self, networks: Sequence[Network], devices: Sequence[torch.device]) -> None:
@@ -30,6 +34,7 @@ class Dealt:
         """
         if not networks or len(networks) != len(devices):
             raise ValueError(f"{len(networks)} networks for {len(devices)} devices")
+        self.poll = Poll(None)
         self._networks = tuple(networks)
         self._devices = tuple(devices)
         # the thread of a pool ends with the pool, also where that is only forgotten
@@ -45,27 +50,39 @@ class Dealt:
         share_size = -(-n_windows // len(self._networks))
         mode = _Mode.current(self._devices[0].type)
         _settle(windows.device)  # the threads have streams of their own
-        futures: list[Future[torch.Tensor]] = []
+        futures: list[Future[_Share]] = []
         # a small batch may end before the last replica
         for number, start in enumerate(range(0, n_windows, share_size)):
             share = _filled(windows[start : start + share_size], share_size)
             futures.append(self._pools[number].submit(self._run, number, share, mode))
         wait(futures)  # an error of one must not meet the others in the middle of their work
-        return torch.cat([future.result() for future in futures])[:n_windows]
+        shares = [future.result() for future in futures]
+        self.poll.give(_joined([share.votes for share in shares], n_windows))
+        return torch.cat([share.scores for share in shares])[:n_windows]
 
     def close(self) -> None:
         """End the threads; no window can be computed afterwards."""
         for pool in self._pools:
             pool.shutdown(wait=True)
 
-    def _run(self, number: int, share: torch.Tensor, mode: "_Mode") -> torch.Tensor:
+    def _run(self, number: int, share: torch.Tensor, mode: "_Mode") -> "_Share":
         device, first = self._devices[number], self._devices[0]
         with ExitStack() as stack:
             mode.enter(stack, device)
             scores = self._networks[number](share.to(device)).to(first)
+            votes = votes_of(self._networks[number])
+            votes = votes and replace(votes, numbers=votes.numbers.to(first))
             _settle(device)
             _settle(first)
-            return scores
+            return _Share(scores=scores, votes=votes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Share:
+    """What one replica gives, on the first device."""
+
+    scores: torch.Tensor
+    votes: Votes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +109,14 @@ class _Mode:
         stack.enter_context(torch.autocast(device.type, dtype=self.autocast_dtype, enabled=self.autocasts))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
+
+
+def _joined(votes: Sequence[Votes | None], n_windows: int) -> Votes | None:
+    """Votes on all windows; None where nobody voted."""
+    given = [share for share in votes if share is not None]
+    if not given:
+        return None
+    return replace(given[0], numbers=torch.cat([share.numbers for share in given])[:n_windows])
 
 
 def _filled(share: torch.Tensor, size: int) -> torch.Tensor:

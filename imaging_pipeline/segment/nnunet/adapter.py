@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.backends import Network
 from imaging_pipeline.segment.background import background
 from imaging_pipeline.segment.bundle import Bundle
 from imaging_pipeline.segment.device import allowed_axes
-from imaging_pipeline.segment.nnunet.folds import Folds, mean_of_folds
+from imaging_pipeline.segment.nnunet.folds import Folds, by_regions, mean_of_folds
 from imaging_pipeline.segment.nnunet.model import NnunetModel
 from imaging_pipeline.segment.nnunet.plans import read_plans
 from imaging_pipeline.segment.nnunet.postprocess import to_labels
@@ -19,6 +20,7 @@ from imaging_pipeline.segment.nnunet.preprocess import Prepared
 from imaging_pipeline.segment.nnunet.windows import plan_windows
 from imaging_pipeline.segment.stream import Advance, Keeping, ScoreOverflowError, WindowStream
 from imaging_pipeline.segment.transforms import Scores, Sink
+from imaging_pipeline.segment.votes import by_channels
 from imaging_pipeline.segment.windows import WindowPlan
 from imaging_pipeline.settings import SegmentSettings
 from imaging_pipeline.volume.types import Volume
@@ -88,7 +90,7 @@ class AdaptedNnunet:
         fill = background("sigmoid" if self.inner.plans.regions else "softmax")
         return WindowStream(prepared.image, plan, keeping, advance, n_channels=self.n_channels, fill=fill)
 
-    def whole(self, prepared: Prepared) -> Scores:
+    def whole(self, prepared: Prepared, agreement: Agreement) -> Scores:
         """See `Model`; every volume has a plan."""
         raise NotImplementedError
 
@@ -108,5 +110,8 @@ def open_nnunet(bundle: Bundle, device: torch.device, settings: SegmentSettings)
     checkpoints = [Path(item.name) for item in bundle.weights]
     inner = NnunetModel(read_plans(bundle.path), bundle.path, checkpoints, device)
     axes = allowed_axes(bundle.name, inner.mirror_axes, settings)
-    network = Folds(inner.networks, axes)
+    regions = inner.plans.regions
+    decide = (by_regions if regions else by_channels(None)) if settings.agreement else None
+    has_members = len(inner.networks) > 1 or bool(axes)
+    network = Folds(inner.networks, axes, decide if has_members else None, regions or None)
     return AdaptedNnunet(inner=inner, network=network, device=device, settings=settings, mirror_axes=axes)

@@ -69,6 +69,14 @@ class Chain:
         """Whether scores are reduced slab by slab; otherwise steps of MONAI's own want all of them at once."""
         return bool(self.after) and isinstance(self.after[0], ToLabels)
 
+    @property
+    def threshold(self) -> float | None:
+        """From where on a probability means its channel's label, where channels overlap; None: the largest does."""
+        first = self.after[0] if self.after else None
+        if isinstance(first, ToLabels):
+            return None if first.discrete.argmax else first.discrete.threshold
+        return 0.5 if self.activation == "sigmoid" else None
+
     def prepare(self, image: MetaTensor, air: Air | None = None) -> Prepared:
         """A volume on the model grid.
 
