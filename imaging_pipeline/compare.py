@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from imaging_pipeline.arguments import add_settings, carry_out, parser_for, settings_of
 from imaging_pipeline.comparison.compare import LabelRow, changes, compare, to_table
 from imaging_pipeline.comparison.page import Comparison, as_page, figure
 from imaging_pipeline.comparison.sides import Side, matches, open_side
@@ -12,15 +13,14 @@ from imaging_pipeline.comparison.summary import bland_altman, summaries
 from imaging_pipeline.console import progress, say, show_error, table
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.export import as_csv, write_parquet, write_text, writing
-from imaging_pipeline.settings import resolve
 from imaging_pipeline.stores import open_store
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.compare RESULTS_A RESULTS_B
-  python -m imaging_pipeline.compare RESULTS_A RESULTS_B --html compare.html --plot volumes.png
-  python -m imaging_pipeline.compare RESULTS --models one another --csv rows.csv
-  python -m imaging_pipeline.compare RESULTS_A RESULTS_B --models one another
+  imaging-pipeline compare RESULTS_A RESULTS_B
+  imaging-pipeline compare RESULTS_A RESULTS_B --html compare.html --plot volumes.png
+  imaging-pipeline compare RESULTS --models one another --csv rows.csv       # two models in one RESULTS
+  imaging-pipeline compare RESULTS_A RESULTS_B --models one another
 
 Series are the same where the digest of their inputs is, else by Series Instance UID and stack; labels by name. It reads
 every mask once and changes nothing.
@@ -42,15 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.second is None and arguments.models is None:
         parser.error("name a second RESULTS, or two models of one by --models A B")
-    try:
-        return _compare(arguments)
-    except PipelineError as error:
-        show_error(error)
-        return 2
+    return carry_out(_compare, arguments)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    settings = resolve(arguments.config, arguments.set)
+    settings = settings_of(arguments)
     places = arguments.first, arguments.second or arguments.first
     models = arguments.models or (None, None)
     sides = [open_side(open_store(place, settings.storage), model) for place, model in zip(places, models, strict=True)]
@@ -128,12 +124,7 @@ def _names(places: Sequence[str], sides: Sequence[Side]) -> tuple[str, str]:
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.compare",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_for("compare", __doc__, EXAMPLES)
     parser.add_argument("first", metavar="RESULTS_A", help="folder or URL that runs have written to")
     parser.add_argument("second", metavar="RESULTS_B", nargs="?", help="another one; without it, --models of the first")
     parser.add_argument("--models", metavar=("A", "B"), nargs=2, help="model of each side, where there are several")
@@ -141,8 +132,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--plot", metavar="FILE", type=Path, help="Bland-Altman plot of volumes as PNG")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="one row for each label and series")
     parser.add_argument("--parquet", metavar="FILE", type=Path, help="the same as Parquet")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    add_settings(parser)
     return parser
 
 

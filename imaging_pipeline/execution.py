@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from imaging_pipeline.console import Screen, show_stopping
+from imaging_pipeline.console import Screen
 from imaging_pipeline.delivery import Delivery
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.events import JsonLines
@@ -84,7 +84,7 @@ def _execute(request: Request, settings: Settings) -> int:
     _check_device(settings, bundle, dry_run=request.dry_run)
     _check_formats(settings, bundle)
     rules = read_rules(None if bundle is None else bundle.selection, settings.selection.file)
-    stop, known = Stop(show_stopping), Known()
+    stop, known = Stop(screen.stopping), Known()
     first = Job(out=out, run_id=_run_id(), settings=settings, bundle=bundle)
 
     def next_round(runner: Runner, job: Job, run_id: str) -> Round:
@@ -105,7 +105,7 @@ def _execute(request: Request, settings: Settings) -> int:
     def open_rounds(job: Job) -> Iterator[Iterator[Round]]:
         """Passes on one runner; their logs are in RESULTS when the block ends."""
         dry_run = request.dry_run
-        with _logs(job, dry_run=dry_run) as logs, _runner(job, logs, dry_run=dry_run) as runner:
+        with _logs(job, dry_run=dry_run) as logs, _runner(job, logs, screen, dry_run=dry_run) as runner:
             yield (next_round(runner, job, run_id) for run_id in chain([job.run_id], iter(_run_id, None)))
 
     with stop.listening(), _held(first, request, stop, screen) as (job, outcome):
@@ -202,7 +202,7 @@ def _logs(job: Job, *, dry_run: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _runner(job: Job, logs: Path, *, dry_run: bool) -> Iterator[Runner]:
+def _runner(job: Job, logs: Path, screen: Screen, *, dry_run: bool) -> Iterator[Runner]:
     if not job.settings.spark_enabled:
         with contextlib.closing(LocalRunner(logs / f"{job.run_id}.log")) as runner:
             if not dry_run:
@@ -212,7 +212,9 @@ def _runner(job: Job, logs: Path, *, dry_run: bool) -> Iterator[Runner]:
     from imaging_pipeline.spark import SparkRunner, open_session
 
     bundle = None if dry_run else job.bundle
-    with open_session(job.settings, logs / f"{job.run_id}.spark.log", bundle) as session:
+    with contextlib.ExitStack() as stack:
+        with screen.busy("starting Spark"):
+            session = stack.enter_context(open_session(job.settings, logs / f"{job.run_id}.spark.log", bundle))
         yield SparkRunner(session, job.settings)
 
 

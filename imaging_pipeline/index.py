@@ -3,9 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from imaging_pipeline.console import say, show_error
+from imaging_pipeline.arguments import add_results, add_settings, carry_out, parser_for, settings_of
+from imaging_pipeline.console import say
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.identity import known_keys
 from imaging_pipeline.results import measurements
@@ -15,15 +15,14 @@ from imaging_pipeline.results.layout import open_results
 from imaging_pipeline.results.lease import hold
 from imaging_pipeline.results.receipt import read_receipts, receipt_paths
 from imaging_pipeline.results.tables import Form, Kind, State, kind_of, open_table
-from imaging_pipeline.round import Exit
-from imaging_pipeline.settings import Settings, resolve
+from imaging_pipeline.settings import Settings
 from imaging_pipeline.stores import Store, open_store, permissions
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.index status RESULTS
-  python -m imaging_pipeline.index rebuild RESULTS
-  python -m imaging_pipeline.index rebuild RESULTS --set index.format=parquet
+  imaging-pipeline index status RESULTS
+  imaging-pipeline index rebuild RESULTS
+  imaging-pipeline index rebuild RESULTS --set index.format=parquet
 
 rebuild reads nothing but receipts, and the measurements beside the masks. A table that can be read is replaced by one
 commit, and who reads an older version goes on reading it; a damaged one is set aside as index.damaged (in object
@@ -42,18 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = command_line().parse_args(argv)
-    try:
-        settings = resolve(arguments.config, arguments.set)
-        out = open_store(arguments.results, settings.storage, settings.output.file_mode)
-        wanted = any(text.startswith("index.format=") for text in arguments.set)
-        if arguments.verb == "status":
-            return _status(out)
-        with permissions(settings.output.file_mode):
-            return _rebuild(out, settings, settings.index.format if wanted else None)
-    except PipelineError as error:
-        show_error(error)
-        return Exit.BUSY if error.code is Code.RESULTS_BUSY else Exit.USAGE
+    return carry_out(_index, command_line().parse_args(argv))
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    out = open_store(arguments.results, settings.storage, settings.output.file_mode)
+    wanted = any(text.startswith("index.format=") for text in arguments.set)
+    if arguments.verb == "status":
+        return _status(out)
+    with permissions(settings.output.file_mode):
+        return _rebuild(out, settings, settings.index.format if wanted else None)
 
 
 def _status(out: Store) -> int:
@@ -110,16 +108,10 @@ def _words(kind: Kind, form: Form, state: State) -> str:
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.index",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_for("index", __doc__, EXAMPLES)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("results", metavar="RESULTS", help="folder or URL that runs have written to")
-    common.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    common.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    add_results(common)
+    add_settings(common)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("status", parents=[common], help="rows, files, size and version")
     verbs.add_parser("rebuild", parents=[common], help="write it anew from the receipts alone")

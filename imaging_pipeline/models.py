@@ -5,22 +5,22 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from imaging_pipeline.console import say, show_error, table
+from imaging_pipeline.arguments import add_settings, carry_out, parser_for, settings_of
+from imaging_pipeline.console import say, table
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.bundle import Bundle, Kind, describe, known_bundles
 from imaging_pipeline.segment.manifest import MANIFEST, check_manifest, write_manifest
 from imaging_pipeline.segment.metadata import read_metadata
-from imaging_pipeline.settings import Settings, resolve
+from imaging_pipeline.settings import Settings
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.models list
-  python -m imaging_pipeline.models verify hippocampus_mr
-  python -m imaging_pipeline.models verify hippocampus_mr --set models.backend=onnxruntime
-  python -m imaging_pipeline.models export hippocampus_mr --to onnx      models/hippocampus_mr/models/model.onnx
-  python -m imaging_pipeline.models seal my_model                        write its MANIFEST.sha256 as it stands
+  imaging-pipeline models list
+  imaging-pipeline models verify hippocampus_mr
+  imaging-pipeline models verify hippocampus_mr --set models.backend=onnxruntime
+  imaging-pipeline models export hippocampus_mr --to onnx    # models/hippocampus_mr/models/model.onnx
+  imaging-pipeline models seal my_model                      # write its MANIFEST.sha256 as it stands
 
 exit codes:
   0 done   1 verify found something missing   2 usage, settings or a model that cannot be used
@@ -38,16 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = command_line().parse_args(argv)
     warnings.simplefilter("ignore")  # of libraries about their own future
-    try:
-        settings = resolve(arguments.config, arguments.set)
-        if arguments.verb == "list":
-            return _list(settings)
-        if arguments.verb == "verify":
-            return _verify(arguments.name, settings)
-        return _seal(arguments.name, settings) if arguments.verb == "seal" else _export(arguments, settings)
-    except PipelineError as error:
-        show_error(error)
-        return 2
+    return carry_out(_models, arguments)
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    if arguments.verb == "list":
+        return _list(settings)
+    if arguments.verb == "verify":
+        return _verify(arguments.name, settings)
+    return _seal(arguments.name, settings) if arguments.verb == "seal" else _export(arguments, settings)
 
 
 def _list(settings: Settings) -> int:
@@ -132,15 +132,9 @@ def _seal(name: str, settings: Settings) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.models",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_for("models", __doc__, EXAMPLES)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    common.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    add_settings(common)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("list", parents=[common], help="models under models.trusted_dirs")
     for verb, text in (

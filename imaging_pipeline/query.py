@@ -7,21 +7,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from imaging_pipeline.arguments import add_results, add_settings, carry_out, parser_for, settings_of
 from imaging_pipeline.ask import FAILED, FLAGS, SLOWEST, VOLUMES, ask
-from imaging_pipeline.console import say, show_error, table
-from imaging_pipeline.errors import PipelineError
+from imaging_pipeline.console import say, table
 from imaging_pipeline.export import as_csv, as_json, shown, write_parquet
-from imaging_pipeline.settings import resolve
 from imaging_pipeline.stores import open_store
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.query RESULTS --flags
-  python -m imaging_pipeline.query RESULTS "SELECT status, reason_code, count(*) AS n FROM series GROUP BY ALL"
-  python -m imaging_pipeline.query RESULTS "SELECT name, avg(volume_ml) FROM measurements GROUP BY name" --csv
-  python -m imaging_pipeline.query RESULTS "FROM measurements" --parquet volumes.parquet
-  python -m imaging_pipeline.query RESULTS "SELECT * FROM measurements JOIN reviews USING (series_key, model_name)
-                                            WHERE verdict = 'accept'"
+  imaging-pipeline query RESULTS --flags
+  imaging-pipeline query RESULTS "SELECT status, reason_code, count(*) AS n FROM series GROUP BY ALL"
+  imaging-pipeline query RESULTS "SELECT name, avg(volume_ml) FROM measurements GROUP BY name" --csv
+  imaging-pipeline query RESULTS "FROM measurements" --parquet volumes.parquet
+  imaging-pipeline query RESULTS "FROM series JOIN reviews USING (series_key, model_name) WHERE verdict = 'accept'"
 
 series is the index, measurements has one row for each label of each mask, reviews what people said of masks (empty
 until somebody has). The query reads these and nothing else, and changes nothing.
@@ -41,24 +39,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = command_line()
     arguments = parser.parse_args(argv)
-    asked = [arguments.sql] * (arguments.sql is not None) + [
-        sql for name, sql in _READY.items() if vars(arguments)[name]
-    ]
-    if len(asked) != 1:
+    if len(_asked(arguments)) != 1:
         parser.error("name one question: SQL, --failed, --slowest, --volumes or --flags")
-    try:
-        settings = resolve(arguments.config, arguments.set)
-        found = ask(open_store(arguments.results, settings.storage), asked[0])
-        if arguments.parquet is not None:
-            write_parquet(found, arguments.parquet)
-        elif arguments.csv or arguments.json:
-            say((as_csv if arguments.csv else as_json)(found))
-        else:
-            table(found.column_names, _rows(found))
-    except PipelineError as error:
-        show_error(error)
-        return 2
+    return carry_out(_query, arguments)
+
+
+def _query(arguments: argparse.Namespace) -> int:
+    (sql,) = _asked(arguments)
+    found = ask(open_store(arguments.results, settings_of(arguments).storage), sql)
+    if arguments.parquet is not None:
+        write_parquet(found, arguments.parquet)
+    elif arguments.csv or arguments.json:
+        say((as_csv if arguments.csv else as_json)(found))
+    else:
+        table(found.column_names, _rows(found))
     return 0
+
+
+def _asked(arguments: argparse.Namespace) -> list[str]:
+    ready = [sql for name, sql in _READY.items() if vars(arguments)[name]]
+    return ready if arguments.sql is None else [arguments.sql, *ready]
 
 
 def _rows(found: pa.Table) -> Iterator[tuple[str, ...]]:
@@ -69,13 +69,8 @@ def _rows(found: pa.Table) -> Iterator[tuple[str, ...]]:
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.query",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("results", metavar="RESULTS", help="folder or URL that runs have written to")
+    parser = parser_for("query", __doc__, EXAMPLES)
+    add_results(parser)
     parser.add_argument("sql", metavar="SQL", nargs="?", help="a query in DuckDB's SQL")
     parser.add_argument("--failed", action="store_true", help="series that failed, why, and what to do")
     parser.add_argument("--slowest", action="store_true", help="the twenty series that took longest, by stage")
@@ -85,8 +80,7 @@ def command_line() -> argparse.ArgumentParser:
     forms.add_argument("--csv", action="store_true", help="as CSV")
     forms.add_argument("--json", action="store_true", help="as JSON, a list of objects")
     forms.add_argument("--parquet", metavar="FILE", type=Path, help="into a Parquet file")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    add_settings(parser)
     return parser
 
 

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imaging_pipeline.console import say, show_error
+from imaging_pipeline.arguments import add_settings, carry_out, parser_for, settings_of
+from imaging_pipeline.console import say
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.pacs.settings import ReceiveSettings
-from imaging_pipeline.settings import resolve
 from imaging_pipeline.stopping import Stop
 from imaging_pipeline.stores import is_url
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.receive --into INTAKE --port 11112
-  python -m imaging_pipeline.receive --into INTAKE --address 0.0.0.0 --allow CT_SCANNER --allow ROUTER
-  python -m imaging_pipeline.run INTAKE --out RESULTS --watch 60 --set intake.settle_seconds=60     beside it
+  imaging-pipeline receive --into INTAKE --port 11112
+  imaging-pipeline receive --into INTAKE --address 0.0.0.0 --allow CT_SCANNER --allow ROUTER
+  imaging-pipeline run INTAKE --out RESULTS --watch 60 --set intake.settle_seconds=60     # beside it
 
 exit codes:
   0 ended by SIGTERM or Ctrl-C   2 usage or settings
@@ -39,16 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command_line().parse_args(argv)
     logging.getLogger().addHandler(logging.NullHandler())
     warnings.simplefilter("ignore")  # of values in what comes in: they would tell whose it is
-    try:
-        settings = resolve(arguments.config, arguments.set, _options(arguments)).receive
-        _receive(settings, arguments.into)
-    except PipelineError as error:
-        show_error(error)
-        return 2
-    return 0
+    return carry_out(_receive, arguments)
 
 
-def _receive(settings: ReceiveSettings, into: str) -> None:
+def _receive(arguments: argparse.Namespace) -> int:
+    settings, into = settings_of(arguments, _options(arguments)).receive, arguments.into
     if is_url(into):
         raise PipelineError(Code.USAGE, f"{into} is no folder", "name a folder of this machine by --into")
     from imaging_pipeline.pacs.inbox import open_inbox
@@ -66,34 +60,28 @@ def _receive(settings: ReceiveSettings, into: str) -> None:
     except OSError as error:
         message = f"cannot write to {into}: {error.strerror}"
         raise PipelineError(Code.OUT_NOT_WRITABLE, message, "name a folder that you may write to") from None
+    return 0
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Named options as settings; those not given leave the setting alone."""
-    named = {
+    """Named options as settings; None for those that are not given."""
+    return {
         "receive.port": arguments.port,
         "receive.address": arguments.address,
         "receive.ae_title": arguments.ae_title,
         "receive.allow": arguments.allow,
     }
-    return {key: value for key, value in named.items() if value is not None}
 
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.receive",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_for("receive", __doc__, EXAMPLES)
     parser.add_argument("--into", metavar="STUDIES", required=True, help="folder that instances are filed in")
     parser.add_argument("--port", metavar="N", type=int, help="TCP port; 0: any that is free")
     parser.add_argument("--address", metavar="ADDRESS", help="where to listen, 127.0.0.1 unless said otherwise")
     parser.add_argument("--ae-title", metavar="TITLE", help="what senders have to call us")
     parser.add_argument("--allow", metavar="TITLE", action="append", help="a calling AE title; may be repeated")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    add_settings(parser)
     return parser
 
 

@@ -3,21 +3,20 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from imaging_pipeline.console import say, show_error
+from imaging_pipeline.arguments import add_results, add_settings, carry_out, parser_for, settings_of
+from imaging_pipeline.console import say
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.results.index import kind_in
 from imaging_pipeline.results.layout import REPORT
 from imaging_pipeline.results.page import write_report
-from imaging_pipeline.settings import Settings, resolve
 from imaging_pipeline.stores import open_store, permissions
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.report RESULTS
-  python -m imaging_pipeline.report RESULTS --embed      pictures within the page: one file to send to somebody
-  python -m imaging_pipeline.report s3://BUCKET/RESULTS
+  imaging-pipeline report RESULTS
+  imaging-pipeline report RESULTS --embed      # pictures within the page: one file to send to somebody
+  imaging-pipeline report s3://BUCKET/RESULTS
 
 Every run writes it, unless report.enabled is false; this writes it again, with reviews that have come since.
 
@@ -32,36 +31,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = command_line().parse_args(argv)
-    try:
-        return _report(arguments.results, resolve(arguments.config, arguments.set), embed=arguments.embed)
-    except PipelineError as error:
-        show_error(error)
-        return 2
+    return carry_out(_report, command_line().parse_args(argv))
 
 
-def _report(results: str, settings: Settings, *, embed: bool) -> int:
-    out = open_store(results, settings.storage, settings.output.file_mode)
+def _report(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    out = open_store(arguments.results, settings.storage, settings.output.file_mode)
     if kind_in(out) is None:
         raise PipelineError(Code.USAGE, f"{out} holds no index", "name a RESULTS that a run has written to")
     with permissions(settings.output.file_mode):
-        n_series = write_report(out, settings.report.max_series, embed=embed)
+        n_series = write_report(out, settings.report.max_series, embed=arguments.embed)
     say(f"{out}/{REPORT}: {n_series} series")
     return 0
 
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.report",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("results", metavar="RESULTS", help="folder or URL that runs have written to")
+    parser = parser_for("report", __doc__, EXAMPLES)
+    add_results(parser)
     parser.add_argument("--embed", action="store_true", help="pictures within the page")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    add_settings(parser)
     return parser
 
 

@@ -3,27 +3,35 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from imaging_pipeline import __version__
-from imaging_pipeline.console import say, show_error
-from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.execution import Request, execute, exit_code_of
+from imaging_pipeline.arguments import (
+    add_compute,
+    add_quiet,
+    add_results,
+    add_settings,
+    carry_out,
+    compute_options,
+    parser_for,
+    settings_of,
+)
+from imaging_pipeline.console import say
+from imaging_pipeline.errors import Code
+from imaging_pipeline.execution import Request, execute
 from imaging_pipeline.identity import known_keys
 from imaging_pipeline.records import Status
 from imaging_pipeline.results.last_run import read_last_run
 from imaging_pipeline.results.receipt import read_receipts
 from imaging_pipeline.round import Exit
-from imaging_pipeline.settings import IdentitySettings, resolve
+from imaging_pipeline.settings import IdentitySettings
 from imaging_pipeline.stores import Store, open_store
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.rerun RESULTS --failed                         every series that failed
-  python -m imaging_pipeline.rerun RESULTS --failed --code out-of-memory --set spark.task_cpus=4
-  python -m imaging_pipeline.rerun RESULTS --failed --code worker-crash     those that were given up too
-  python -m imaging_pipeline.rerun RESULTS --failed --dry-run               which ones
+  imaging-pipeline rerun RESULTS --failed                          # every series that failed
+  imaging-pipeline rerun RESULTS --failed --code out-of-memory --set spark.task_cpus=4
+  imaging-pipeline rerun RESULTS --failed --code worker-crash      # those that were given up too
+  imaging-pipeline rerun RESULTS --failed --dry-run                # which ones
 
 exit codes: those of imaging_pipeline.run; 0 too where nothing has failed
 """
@@ -38,19 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = command_line().parse_args(argv)
-    try:
-        return _rerun(arguments)
-    except PipelineError as error:
-        show_error(error)
-        return exit_code_of(error)
+    return carry_out(_rerun, command_line().parse_args(argv), interrupted=Exit.UNEXPECTED)
 
 
 def _rerun(arguments: argparse.Namespace) -> int:
-    given = resolve(arguments.config, arguments.set)
+    given = settings_of(arguments)
     out = open_store(arguments.results, given.storage)
     last = _last_run(out, given.identity)
-    settings = resolve(arguments.config, arguments.set, _options(arguments), saved=last["settings"])
+    options = {"force": False, **compute_options(arguments)}
+    settings = settings_of(arguments, options, saved=last["settings"])
     failed = _failed(out, last["model"]["name"], frozenset(arguments.code))
     if not failed:
         say(f"nothing to do: no series failed{' with ' * bool(arguments.code)}{' or '.join(arguments.code)}")
@@ -82,21 +86,10 @@ def _failed(out: Store, model: str, codes: frozenset[str]) -> frozenset[str]:
     )
 
 
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    given = {"spark.master": arguments.master, "device": arguments.device}
-    given["spark_enabled"] = False if arguments.no_spark else None
-    return {"force": False, **{key: value for key, value in given.items() if value is not None}}
-
-
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.rerun",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("results", metavar="RESULTS", help="folder or URL of an earlier run's results")
+    parser = parser_for("rerun", __doc__, EXAMPLES)
+    add_results(parser)
     parser.add_argument("--failed", action="store_true", required=True, help="series that failed in their last try")
     parser.add_argument(
         "--code",
@@ -107,14 +100,10 @@ def command_line() -> argparse.ArgumentParser:
         help="only those that failed for this reason; may be repeated",
     )
     parser.add_argument("--studies", metavar="STUDIES", help="where the input lies now; else where it lay")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings over those of the last run")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
-    parser.add_argument("--master", metavar="URL", help="Spark master, such as local[4] or spark://host:7077")
-    parser.add_argument("--no-spark", action="store_true", help="run in this process, without Java")
-    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1")
+    add_settings(parser)
+    add_compute(parser)
     parser.add_argument("--dry-run", action="store_true", help="show which series would be worked on")
-    parser.add_argument("--quiet", action="store_true", help="nothing but the summary")
-    parser.add_argument("--version", action="version", version=f"imaging_pipeline {__version__}")
+    add_quiet(parser)
     return parser
 
 

@@ -129,10 +129,11 @@ class Round:
         """
         job, began, known = self.job, time.monotonic(), self.known
         surveyor = Surveyor(studies=self.studies, job=job, rules=self.rules, runner=self.runner)
-        found = known.survey = surveyor.survey(known.survey, dry_run=dry_run)
+        with self.screen.busy("reading headers"):
+            found = known.survey = surveyor.survey(known.survey, dry_run=dry_run)
         tally = Tally(files=found.files.copy(), duplicates=found.n_copies)
         tasks = [task for task in found.tasks if self.only is None or task.series_key in self.only]
-        with at_once(job.out) as work:
+        with self.screen.busy("looking what is done"), at_once(job.out) as work:
             pairs = list(zip(tasks, work(self._verdict, tasks), strict=True))
         todo = tuple(_with_cause(task, verdict.cause) for task, verdict in pairs if verdict.is_todo)
         tally.again = Counter(kind_of(verdict.cause) for _, verdict in pairs if verdict.cause)
@@ -165,7 +166,9 @@ class Round:
         """Work through a plan; every result goes to the screen and, in batches, into the index."""
         with self.stop.marking(self.job):
             if plan.todo and not self.stop.requested:
-                for line in self.runner.check_model(self.job):
+                with self.screen.busy(f"opening {self.job.model_name}" if self.job.bundle else "getting ready"):
+                    lines = self.runner.check_model(self.job)
+                for line in lines:
                     self.screen.say(line)
             try:
                 return self._execute(plan)
@@ -192,7 +195,7 @@ class Round:
         for task in plan.done:
             ledger.keep(task.series_key, is_done=True)
         self.outbox.put_finished((task.series_key for task in plan.done), job.model_name)
-        self.screen.start(len(plan.todo))
+        self.screen.start(plan.schedule, job)
         exit_code, began, outcome, n_before = Exit.UNEXPECTED, time.monotonic(), None, tally.n_results
         lesson = plan.schedule.lesson()
         try:

@@ -3,25 +3,30 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from imaging_pipeline import __version__
-from imaging_pipeline.console import show_error
-from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.execution import Request, execute, exit_code_of
+from imaging_pipeline.arguments import (
+    add_compute,
+    add_quiet,
+    add_settings,
+    carry_out,
+    compute_options,
+    parser_for,
+    settings_of,
+)
+from imaging_pipeline.execution import Request, execute
 from imaging_pipeline.round import Exit
-from imaging_pipeline.settings import resolve
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.run sample_data/studies --out results
-  python -m imaging_pipeline.run STUDIES --out RESULTS --dry-run --no-spark     what would be done, and why
-  python -m imaging_pipeline.run STUDIES --out VOLUMES --model none             DICOM to NIfTI, in parallel
-  python -m imaging_pipeline.run INTAKE --out RESULTS --watch 60                again every minute, until stopped
-  python -m imaging_pipeline.run s3://BUCKET/STUDIES --out s3://BUCKET/RESULTS
-  python -m imaging_pipeline.run STUDIES --out RESULTS --set index.format=parquet --master 'local[4]'
+  imaging-pipeline run sample_data/studies --out results
+  imaging-pipeline run STUDIES --out RESULTS --dry-run --no-spark     # what would be done, and why
+  imaging-pipeline run STUDIES --out VOLUMES --model none             # DICOM to NIfTI, in parallel
+  imaging-pipeline run STUDIES --out RESULTS --format nifti,seg --send ARCHIVE@pacs.example:104
+  imaging-pipeline run INTAKE --out RESULTS --watch 60                # again every minute, until stopped
+  imaging-pipeline run s3://BUCKET/STUDIES --out s3://BUCKET/RESULTS
+  imaging-pipeline run STUDIES --out RESULTS --set index.format=parquet --master 'local[4]'
 
 exit codes:
   0 all eligible series are done   1 unexpected fault   2 usage, settings or environment
@@ -48,14 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.watch is not None and arguments.dry_run:
         parser.error("--watch and --dry-run exclude each other")
     logging.captureWarnings(True)
-    try:
-        return execute(_request(arguments), resolve(arguments.config, arguments.set, _options(arguments)))
-    except PipelineError as error:
-        show_error(error)
-        return exit_code_of(error)
-    except KeyboardInterrupt:
-        show_error(PipelineError(Code.USAGE, "interrupted", "run again to go on: what is done stays done"))
-        return Exit.UNEXPECTED
+    return carry_out(_run, arguments, interrupted=Exit.UNEXPECTED)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return execute(_request(arguments), settings_of(arguments, _options(arguments)))
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -71,21 +73,18 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Named options as settings; those not given leave the setting alone."""
-    named: dict[str, Callable[[], Any]] = {
-        "model": lambda: arguments.model,
-        "device": lambda: arguments.device,
-        "spark.master": lambda: arguments.master,
-        "spark_enabled": lambda: False if arguments.no_spark else None,
-        "segment.tta": lambda: True if arguments.tta else None,
-        "models.ensemble": lambda: True if arguments.ensemble else None,
-        "output.save_image": lambda: True if arguments.save_image else None,
-        "output.formats": lambda: _listed(arguments.format),
-        "output.save_probabilities": lambda: True if arguments.save_probabilities else None,
-        "send.destination": lambda: arguments.send,
-        "force": lambda: True if arguments.force else None,
+    """Named options as settings; None for those that are not given."""
+    return {
+        **compute_options(arguments),
+        "model": arguments.model,
+        "segment.tta": arguments.tta or None,
+        "models.ensemble": arguments.ensemble or None,
+        "output.save_image": arguments.save_image or None,
+        "output.formats": _listed(arguments.format),
+        "output.save_probabilities": arguments.save_probabilities or None,
+        "send.destination": arguments.send,
+        "force": arguments.force or None,
     }
-    return {key: value() for key, value in named.items() if value() is not None}
 
 
 def _listed(text: str | None) -> list[str] | None:
@@ -94,20 +93,12 @@ def _listed(text: str | None) -> list[str] | None:
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.run",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_for("run", __doc__, EXAMPLES)
     parser.add_argument("studies", metavar="STUDIES", help="folder or URL of DICOM files, nested in any way")
     parser.add_argument("--out", metavar="RESULTS", required=True, help="folder or URL for masks, receipts and index")
     parser.add_argument("--model", metavar="NAME", help="bundle name or path, or none for volumes only")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
-    parser.add_argument("--master", metavar="URL", help="Spark master, such as local[4] or spark://host:7077")
-    parser.add_argument("--no-spark", action="store_true", help="run in this process, without Java")
-    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1")
+    add_settings(parser)
+    add_compute(parser)
     parser.add_argument("--tta", action="store_true", help="average over mirror images, where the model allows it")
     parser.add_argument("--ensemble", action="store_true", help="average the networks of all folds of the model")
     parser.add_argument("--save-image", action="store_true", help="write the volume beside the mask")
@@ -121,9 +112,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--send", metavar="DEST", help="send DICOM outputs to AE@host:port or https://.../studies")
     parser.add_argument("--force", action="store_true", help="compute again what is already done")
-    parser.add_argument("--quiet", action="store_true", help="nothing but the summary")
+    add_quiet(parser)
     parser.add_argument("--verbose", action="store_true", help="also name files that are no DICOM")
-    parser.add_argument("--version", action="version", version=f"imaging_pipeline {__version__}")
     return parser
 
 

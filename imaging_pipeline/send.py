@@ -5,11 +5,11 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import ValidationError
 
-from imaging_pipeline.console import Screen, show_error, show_stopping
+from imaging_pipeline.arguments import add_results, add_settings, carry_out, parser_for, settings_of
+from imaging_pipeline.console import Screen, show_stopping
 from imaging_pipeline.delivery import Delivery
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.identity import known_keys
@@ -21,16 +21,15 @@ from imaging_pipeline.results.audit import Audit
 from imaging_pipeline.results.last_run import read_last_run
 from imaging_pipeline.results.receipt import read_receipts
 from imaging_pipeline.round import Exit
-from imaging_pipeline.settings import resolve
 from imaging_pipeline.stopping import Stop
 from imaging_pipeline.stores import Store, open_store
 from imaging_pipeline.stores.store import unreachable
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.send RESULTS --send ARCHIVE@pacs.example:104
-  python -m imaging_pipeline.send RESULTS --send https://pacs.example/dicom-web/studies --set send.token_file=token.txt
-  python -m imaging_pipeline.send RESULTS               where the last run of RESULTS sent to
+  imaging-pipeline send RESULTS --send ARCHIVE@pacs.example:104
+  imaging-pipeline send RESULTS --send https://pacs.example/dicom-web/studies --set send.token_file=token.txt
+  imaging-pipeline send RESULTS               # where the last run of RESULTS sent to
 
 exit codes:
   0 everything is there   1 unexpected fault   2 usage or settings   5 stopped by SIGTERM or Ctrl-C
@@ -49,18 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command_line().parse_args(argv)
     logging.getLogger().addHandler(logging.NullHandler())  # what went wrong is said once, in the summary
     warnings.simplefilter("ignore")
-    try:
-        return _send(arguments)
-    except PipelineError as error:
-        show_error(error)
-        return Exit.USAGE
-    except KeyboardInterrupt:
-        return Exit.STOPPED
+    return carry_out(_send, arguments, interrupted=Exit.STOPPED)
 
 
 def _send(arguments: argparse.Namespace) -> Exit:
-    options = {"send.destination": arguments.send} if arguments.send else {}
-    settings = resolve(arguments.config, arguments.set, options)
+    settings = settings_of(arguments, {"send.destination": arguments.send or None})
     out = open_store(arguments.results, settings.storage)
     _check_receipts(out)
     audit = Audit(out=out, seal_key=known_keys(out, settings.identity).seal_key)
@@ -122,16 +114,10 @@ def _as_last_run(out: Store, seal_key: bytes) -> SendSettings:
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.send",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("results", metavar="RESULTS", help="folder or URL that a run has written to")
+    parser = parser_for("send", __doc__, EXAMPLES)
+    add_results(parser)
     parser.add_argument("--send", metavar="DEST", help="AE@host:port, or https://.../studies")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    add_settings(parser)
     return parser
 
 

@@ -4,10 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 
-from imaging_pipeline.console import progress, say, show_error
-from imaging_pipeline.errors import PipelineError
+from imaging_pipeline.arguments import add_results, add_settings, carry_out, parser_for, settings_of
+from imaging_pipeline.console import progress, say
 from imaging_pipeline.identity import known_keys
 from imaging_pipeline.results.audit import Audit
 from imaging_pipeline.results.check import (
@@ -20,14 +19,13 @@ from imaging_pipeline.results.check import (
     check_receipts,
 )
 from imaging_pipeline.results.receipt import receipt_paths
-from imaging_pipeline.settings import Settings, resolve
 from imaging_pipeline.stores import open_store
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.verify RESULTS
-  python -m imaging_pipeline.verify s3://BUCKET/RESULTS
-  python -m imaging_pipeline.verify RESULTS --set identity.secret_file=SECRET    where its runs were given one
+  imaging-pipeline verify RESULTS
+  imaging-pipeline verify s3://BUCKET/RESULTS
+  imaging-pipeline verify RESULTS --set identity.secret_file=SECRET    # where its runs were given one
 
 It reads every output once, several at a time, and changes nothing.
 
@@ -42,16 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = command_line().parse_args(argv)
-    try:
-        return _verify(arguments.results, resolve(arguments.config, arguments.set))
-    except PipelineError as error:
-        show_error(error)
-        return 2
+    return carry_out(_verify, command_line().parse_args(argv))
 
 
-def _verify(results: str, settings: Settings) -> int:
-    out = open_store(results, settings.storage)
+def _verify(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    out = open_store(arguments.results, settings.storage)
     audit = Audit(out=out, seal_key=known_keys(out, settings.identity).seal_key)
     paths = receipt_paths(out)
     with progress("receipts", len(paths)) as advance:
@@ -78,15 +72,9 @@ def _line(flaw: Flaw) -> str:
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.verify",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("results", metavar="RESULTS", help="folder or URL that runs have written to")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    parser = parser_for("verify", __doc__, EXAMPLES)
+    add_results(parser)
+    add_settings(parser)
     return parser
 
 

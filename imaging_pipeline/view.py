@@ -4,12 +4,13 @@ import argparse
 import getpass
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 
-from imaging_pipeline.console import say, show_error
+from imaging_pipeline.arguments import add_results, add_settings, carry_out, parser_for, settings_of
+from imaging_pipeline.console import say
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.results.index import kind_in
-from imaging_pipeline.settings import Settings, resolve
+from imaging_pipeline.settings import Settings
 from imaging_pipeline.stores import open_store, permissions
 from imaging_pipeline.viewer.library import read_script
 from imaging_pipeline.viewer.server import open_server
@@ -17,8 +18,8 @@ from imaging_pipeline.viewer.shown import Shown
 
 EXAMPLES = """\
 examples:
-  python -m imaging_pipeline.view RESULTS
-  python -m imaging_pipeline.view RESULTS --port 8765 --reviewer "Dr. Example"
+  imaging-pipeline view RESULTS
+  imaging-pipeline view RESULTS --port 8765 --reviewer "Dr. Example"
 
 Open the address that it prints in a browser on this machine (from elsewhere: ssh -L PORT:127.0.0.1:PORT HOST, with
 --port). `make viewer` fetches what it draws with, once. Verdicts are rows of RESULTS/reviews, a Delta table. Images are
@@ -35,16 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None: those of this process.
     """
-    arguments = command_line().parse_args(argv)
-    try:
-        settings = resolve(arguments.config, arguments.set)
-        with permissions(settings.output.file_mode):
-            _serve(arguments, settings)
-    except PipelineError as error:
-        show_error(error)
-        return 2
-    except KeyboardInterrupt:
-        return 0
+    return carry_out(_view, command_line().parse_args(argv))
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    with permissions(settings.output.file_mode), suppress(KeyboardInterrupt):
+        _serve(arguments, settings)
     return 0
 
 
@@ -67,19 +65,13 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """Options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imaging_pipeline.view",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("results", metavar="RESULTS", help="folder or URL that runs have written to")
+    parser = parser_for("view", __doc__, EXAMPLES)
+    add_results(parser)
     parser.add_argument("--port", metavar="N", type=int, default=0, help="of 127.0.0.1; default: one that is free")
     parser.add_argument(
         "--reviewer", metavar="NAME", default=_user(), help="who the verdicts are of; default: the user"
     )
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    add_settings(parser)
     return parser
 
 

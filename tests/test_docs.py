@@ -99,7 +99,7 @@ def commands() -> Iterator[tuple[str, str, list[str]]]:
     for page in PAGES:
         for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             for line in block.splitlines():
-                found = re.search(r"python -m imaging_pipeline\.(\w+) (.*)", line)
+                found = re.search(r"(?:python -m imaging_pipeline\.|\bimaging-pipeline )(\w+) (.*)", line)
                 if found is not None and "..." not in line:
                     words = shlex.split(found[2], comments=True)
                     stop = next((number for number, word in enumerate(words) if word in "|;&&>"), len(words))

@@ -151,6 +151,20 @@ class Attempts:
         self._left.discard(path)
 
 
+def marks(job: Job) -> dict[str, str]:
+    """Series that have a mark, each with what changes when the mark is written again.
+
+    Raises:
+        OSError: RESULTS cannot be listed.
+    """
+    ending = f"_{label_of(job.model_name)}.json"
+    try:
+        entries = [(entry.path.removeprefix(f"{FOLDER}/"), entry.stamp) for entry in job.out.list(FOLDER)]
+    except FileNotFoundError:
+        return {}
+    return {name.removesuffix(ending): stamp for name, stamp in entries if name.endswith(ending)}
+
+
 @cache
 def _adapter() -> TypeAdapter[Attempt]:
     return TypeAdapter(Attempt)

@@ -1,23 +1,27 @@
 """What a person at the terminal, or a log of a nightly job, sees of a run."""
 
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.console.lines import open_console, show_stopping
+from imaging_pipeline.errors import Code
+from imaging_pipeline.job import Job
 from imaging_pipeline.outbox import Dispatch
 from imaging_pipeline.records import SeriesIdentity, SeriesResult, SeriesTask, SkippedSeries, Status
+from imaging_pipeline.schedule import Schedule
 from imaging_pipeline.tally import Tally
 
-_LOG_WIDTH = 1000
-"""Columns where there is no terminal: lines of a log are not broken."""
+if TYPE_CHECKING:
+    from imaging_pipeline.console.show import Show
+
+_STYLES = {Status.DONE: "green", Status.SKIPPED: "yellow", Status.FAILED: "bold red"}
 
 
 class Screen:
@@ -25,41 +29,59 @@ class Screen:
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         """Take standard output as it is: a terminal or not."""
-        self._console = Console(highlight=False, soft_wrap=True)
-        if not self._console.is_terminal:
-            self._console.width = _LOG_WIDTH
+        self._console = open_console()
         self._quiet = quiet
         self._verbose = verbose
-        self._progress: Progress | None = None
+        self._show: Show | None = None
+        self._is_busy = False
 
     def say(self, text: str) -> None:
         """A line of news."""
         if not self._quiet:
             self._console.print(escape(text))
 
-    def start(self, n_series: int) -> None:
-        """Work on so many series begins."""
-        if self._quiet or not self._console.is_terminal or not n_series:
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Say on a terminal, for as long as the block lasts, what it is that takes its time."""
+        if self._quiet or not self._console.is_interactive:
+            yield
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
-        self._progress.add_task("series", total=n_series)
-        self._progress.start()
+        self._is_busy = True
+        try:
+            with self._console.status(escape(f"{what} ...")):
+                yield
+        finally:
+            self._is_busy = False
+
+    def stopping(self) -> None:
+        """The run was asked to end; from within a signal's handler, where a display may be half drawn."""
+        if self._show is not None and self._show.is_live:
+            self._show.is_stopping = True
+            if os.isatty(2):
+                return
+        show_stopping(over=self._is_busy and os.isatty(2))
+
+    def start(self, schedule: Schedule, job: Job) -> None:
+        """Work on the series of a plan begins."""
+        if not self._quiet and schedule.tasks:
+            from imaging_pipeline.console.show import Show  # other commands have no use for what it imports
+
+            self._show = Show(self._console, schedule, job)
+            self._show.start()
 
     def result(self, result: SeriesResult) -> None:
-        """A series is finished."""
-        if self._progress is not None:
-            self._progress.advance(self._progress.task_ids[0])
-            if result.status is Status.FAILED or self._verbose:
-                self._progress.console.print(escape(_line(result)))
-        elif not self._quiet:
-            self._console.print(escape(_line(result)))
+        """A series is finished; on a terminal only those that failed have a line, or all with --verbose."""
+        if self._show is not None:
+            self._show.finish(result.identity.series_key)
+        is_told = not self._console.is_interactive or result.status is Status.FAILED or self._verbose
+        if is_told and not self._quiet:
+            self._console.print(_line(result))
 
     def stop(self) -> None:
         """Work is over."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._show is not None:
+            self._show.stop()
+            self._show = None
 
     def files(self, tally: Tally, paths: Iterable[tuple[str, str]]) -> None:
         """What the listing found; file names only with --verbose, for folders are named after patients."""
@@ -135,43 +157,6 @@ class Screen:
             self._console.print(escape(f"  failed {count} x {code}: {message}; {hint}"))
 
 
-def say(text: str) -> None:
-    """One line on standard output."""
-    print(text, flush=True)
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows in aligned columns on standard output."""
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = _LOG_WIDTH
-    grid = Table(*headings, box=None, pad_edge=False)
-    for row in rows:
-        grid.add_row(*map(escape, row))
-    console.print(grid)
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], object]]:
-    """A bar on a terminal, nothing elsewhere; call what it yields once for each of `total` things."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal)
-    with bar:
-        number = bar.add_task(what, total=total)
-        yield lambda: bar.advance(number)
-
-
-def show_error(error: PipelineError) -> None:
-    """One line on standard error."""
-    print(f"imaging_pipeline: {error.code}: {error.message}; {error.hint}", file=sys.stderr)
-
-
-def show_stopping() -> None:
-    """One line on standard error, from within a signal's handler: by the system call alone."""
-    os.write(2, b"imaging_pipeline: stopping behind the series at work; Ctrl-C again ends at once\n")
-
-
 def _cells(identity: SeriesIdentity) -> tuple[str, ...]:
     description = " ".join(
         filter(None, (identity.series_description, f"stack {identity.stack}" * bool(identity.stack)))
@@ -182,10 +167,14 @@ def _cells(identity: SeriesIdentity) -> tuple[str, ...]:
     )
 
 
-def _line(result: SeriesResult) -> str:
-    name = f"{result.status:7} {result.identity.modality or '?':2} {result.identity.series_key}"
+def _line(result: SeriesResult) -> Text:
+    status = (f"{result.status:7}", _STYLES[result.status])
+    return Text.assemble(status, f" {result.identity.modality or '?':2} {result.identity.series_key}  {_told(result)}")
+
+
+def _told(result: SeriesResult) -> str:
     if result.status is not Status.DONE:
-        return f"{name}  {result.reason_code}: {result.message}"
+        return f"{result.reason_code}: {result.message}"
     volumes = ", ".join(f"{label} {volume:.2f} ml" for label, volume in list(result.volumes_ml.items())[:4])
     without = "".join(f"  no {item.format}: {item.code}" for item in result.formats_refused)
-    return f"{name}  {result.mask_path or result.image_path}  {volumes}{without}".rstrip()
+    return f"{result.mask_path or result.image_path}  {volumes}{without}".rstrip()
