@@ -8,7 +8,7 @@ DEMO_OUT ?= demo-results
 PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint viewer clean
+.PHONY: demo test lint docs viewer clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m imaging_pipeline.run sample_data/studies --out $(DEMO_OUT) --save-image
@@ -26,7 +26,11 @@ test: $(VENV)/.installed-dev
 viewer: $(VENV)/.installed
 	@$(BIN)/python -m imaging_pipeline.viewer.library
 
-lint: $(VENV)/.installed-dev
+# The documentation in site/index.html: the reference is made from the code; a broken link or anchor is an error.
+docs: $(VENV)/.installed-dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+lint: $(VENV)/.installed-dev docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check imaging_pipeline sample_data tests benchmarks
 	@$(BIN)/mypy
@@ -51,4 +55,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) build *.egg-info
+	rm -rf $(VENV) $(DEMO_OUT) build site *.egg-info

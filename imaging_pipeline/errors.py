@@ -24,7 +24,7 @@ class Code(StrEnum):
     LOCALIZER = "localizer"  # scout or survey
     NOT_MONOCHROME = "not-monochrome"  # colour pixels
     MISSING_GEOMETRY = "missing-geometry"  # position, orientation or pixel spacing absent or damaged
-    TOO_FEW_SLICES = "too-few-slices"
+    TOO_FEW_SLICES = "too-few-slices"  # fewer planes than a volume needs
     DUPLICATE_POSITIONS = "duplicate-positions"  # several slices at one place that nothing tells apart
     TIME_SERIES = "time-series"  # several volumes at one place: time points, echoes, b-values
     MOSAIC = "mosaic"  # all slices of a volume tiled into one picture
@@ -38,7 +38,7 @@ class Code(StrEnum):
 
     # what a volume may have and still be right
     GANTRY_TILT = "gantry-tilt"  # slices step aside as they step on: the affine is sheared
-    NON_SQUARE_PIXELS = "non-square-pixels"
+    NON_SQUARE_PIXELS = "non-square-pixels"  # rows and columns have different distances
     MULTI_FRAME = "multi-frame"  # slices are frames of an Enhanced instance
     SPLIT_STACK = "split-stack"  # one series held several volumes; this is one of them
     MISSING_UID = "missing-uid"  # grouped without a Series Instance UID
@@ -50,14 +50,14 @@ class Code(StrEnum):
     NOT_ENCODABLE = "not-encodable"  # attributes of the source that no valid object can be made of
 
     # a series that should have worked
-    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"
-    DECODE_FAILED = "decode-failed"
+    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported-transfer-syntax"  # no installed decoder takes this compression
+    DECODE_FAILED = "decode-failed"  # the pixels cannot be decoded, or are others than the header says
     TRUNCATED_PIXELS = "truncated-pixels"  # the file ends before its pixels do
     PRECISION_LOSS = "precision-loss"  # compressed to fewer bits than the header promises
     INPUT_VANISHED = "input-vanished"  # a file that was listed is gone or unreadable
-    OUT_OF_MEMORY = "out-of-memory"
+    OUT_OF_MEMORY = "out-of-memory"  # memory ran out while the series was read or written
     GRID_MISMATCH = "grid-mismatch"  # the model's output cannot be put on the native voxels
-    WRITE_FAILED = "write-failed"
+    WRITE_FAILED = "write-failed"  # an output cannot be written
     WORKER_CRASH = "worker-crash"  # the process that worked on it died
     INTERNAL_ERROR = "internal-error"  # a fault of ours: please report it
 
@@ -69,17 +69,17 @@ class Code(StrEnum):
     SEND_UNREADABLE = "send-unreadable"  # the output is gone, or not what its receipt says
 
     # a run that cannot start
-    USAGE = "usage"
-    SETTINGS_INVALID = "settings-invalid"
-    STUDIES_NOT_FOUND = "studies-not-found"
-    OUT_NOT_WRITABLE = "out-not-writable"
+    USAGE = "usage"  # arguments that cannot be followed, or an interruption
+    SETTINGS_INVALID = "settings-invalid"  # a settings file, key or value, rules, or the identity secret
+    STUDIES_NOT_FOUND = "studies-not-found"  # STUDIES is no folder or prefix that can be read
+    OUT_NOT_WRITABLE = "out-not-writable"  # RESULTS cannot be written
     OUT_FULL = "out-full"  # no space, or no quota, is left where results are written
     RESULTS_BUSY = "results-busy"  # another run works on the same RESULTS
     STORE_UNREACHABLE = "store-unreachable"  # a store that was there does not answer any more
-    JAVA_MISSING = "java-missing"
-    SPARK_FAILED = "spark-failed"
-    DEVICE_NOT_FOUND = "device-not-found"
-    MODEL_NOT_FOUND = "model-not-found"
+    JAVA_MISSING = "java-missing"  # no Java 17 or newer
+    SPARK_FAILED = "spark-failed"  # the Spark session did not start, or reading headers failed
+    DEVICE_NOT_FOUND = "device-not-found"  # a device was asked for that is not there or that nobody deals
+    MODEL_NOT_FOUND = "model-not-found"  # no bundle of that name or path
     MODEL_INVALID = "model-invalid"  # a bundle that is incomplete, or whose parts do not fit together
     MODEL_UNTRUSTED = "model-untrusted"  # outside of the folders that settings trust
     MODEL_DIGEST_MISMATCH = "model-digest-mismatch"  # a file of the bundle is not the one that its manifest lists
@@ -87,7 +87,7 @@ class Code(StrEnum):
     WEIGHTS_UNSAFE = "weights-unsafe"  # weights that hold code, or are no weights at all
     WEIGHTS_MISMATCH = "weights-mismatch"  # keys, shapes or channels do not fit the network
     EXTRA_MISSING = "extra-missing"  # an optional package is needed and not installed
-    INDEX_DAMAGED = "index-damaged"
+    INDEX_DAMAGED = "index-damaged"  # the index, or another table of RESULTS, cannot be read
     INDEX_BUSY = "index-busy"  # another run commits to the same index
     RESULTS_NOT_FOUND = "results-not-found"  # no RESULTS, or one without an index
     QUERY_INVALID = "query-invalid"  # SQL that cannot be answered from the tables of a RESULTS

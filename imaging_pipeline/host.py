@@ -18,6 +18,7 @@ from platform import python_version
 import pyarrow as pa
 
 from imaging_pipeline import __version__
+from imaging_pipeline.records import RESULTS_SCHEMA
 
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
@@ -26,8 +27,9 @@ _PACKAGES = ("torch", "monai", "pydicom", "numpy", "nibabel", "pyspark", "deltal
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of what decides over voxels."""
-    return {"imaging_pipeline": __version__, "python": python_version(), **dict(_installed(_PACKAGES))}
+    """Versions of this package, of what its results hold, of Python and of what decides over voxels."""
+    own = {"imaging_pipeline": __version__, "results_schema": str(RESULTS_SCHEMA), "python": python_version()}
+    return {**own, **dict(_installed(_PACKAGES))}
 
 
 def host_name() -> str:

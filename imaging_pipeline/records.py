@@ -7,6 +7,9 @@ from imaging_pipeline.errors import Code, FlagCode
 
 Vector = tuple[float, float, float]
 
+RESULTS_SCHEMA = 2
+"""Version of what receipts and tables hold, written with every result: docs/UPGRADING.md tells them apart."""
+
 
 class Status(StrEnum):
     """What became of a series."""
@@ -30,7 +33,12 @@ class GeometryVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something about a series' geometry that a reader of the index should know, with its numbers."""
+    """Something about a series' geometry that a reader of the index should know, with its numbers.
+
+    Attributes:
+        code: What kind of thing it is.
+        message: What was found, with numbers.
+    """
 
     code: Code
     message: str
@@ -176,6 +184,11 @@ class SeriesIdentity:
         stack: Number of the stack within its series, 0 where the series is one stack.
         subject_key: HMAC of Patient ID (or the raw ID, by explicit setting).
         session_key: HMAC of Study Instance UID.
+        study_uid: Study Instance UID (0020,000D).
+        series_uid: Series Instance UID (0020,000E).
+        series_number: Series Number (0020,0011).
+        modality: Modality (0008,0060).
+        series_description: Series Description (0008,103E), cut as `identity.series_description` says.
         n_slices: Planes found for it.
         inputs_digest: SHA-256 over SOP Instance UIDs and file sizes.
     """
@@ -263,6 +276,9 @@ class Refusal:
 
     Attributes:
         format: seg, rtstruct or sr.
+        code: Why it cannot be made.
+        message: What was found, with numbers.
+        hint: What to do about it.
     """
 
     format: str
@@ -294,7 +310,9 @@ class SeriesResult:
 
     Attributes:
         status: done, skipped or failed.
-        reason_code: Empty for a done series.
+        reason_code: Why it was skipped or failed; empty for a done series.
+        message: What happened, with numbers.
+        hint: What to do about it.
         geometry_verdict: Whether the geometry is right as it stands, was repaired, or is no volume's.
         findings: What is unusual about the geometry.
         image_path: Relative to RESULTS; empty where no image was written.
@@ -307,6 +325,10 @@ class SeriesResult:
         formats: DICOM outputs that were asked for (seg, rtstruct, sr), each with the settings that it was made by.
         dicom_paths: Those of them that were made, to their paths relative to RESULTS.
         formats_refused: Those that this series allows no valid object of; its NIfTI is there all the same.
+        model_name: The bundle, or volumes where there is none.
+        model_version: What its metadata says.
+        model_digest: SHA-256 of its files; empty for volumes only.
+        settings_digest: SHA-256 of `voxel_settings` and the package version.
         fingerprint: Inputs, model, settings that can change a voxel, and package version in one digest.
         recomputed_because: Why an earlier result did not count any more; empty where there was none.
         shape: Voxels along the written axes (RAS+).
@@ -320,6 +342,15 @@ class SeriesResult:
         windows_skipped: Those that were left out because they show air alone.
         memory_steps: Steps down that the series took for want of memory, in order; empty normally.
         stage_seconds: Stage name to wall seconds.
+        peak_rss_mb: Largest resident memory of the process meanwhile, in MiB.
+        peak_device_mb: Largest memory taken of the device, in MiB.
+        device: What the network ran on.
+        host: Where.
+        run_id: The run that made it.
+        attempt: 1, or the number of the try after the process had died over it.
+        started_at: In UTC.
+        finished_at: In UTC.
+        versions: Package to version; `results_schema` is that of receipts and tables.
         output_digests: Path relative to RESULTS to SHA-256.
         seal: HMAC of the receipt by the secret of RESULTS.
     """

@@ -39,14 +39,14 @@ _RESULTS_AT_A_TIME = 500
 class Exit(IntEnum):
     """Exit codes of the command."""
 
-    OK = 0
-    UNEXPECTED = 1
-    USAGE = 2
-    NOTHING_USABLE = 3
-    SOME_FAILED = 4
-    STOPPED = 5
-    BUSY = 6
-    NOT_SENT = 7
+    OK = 0  # at least one series is done, none failed; skipped series do not count
+    UNEXPECTED = 1  # unexpected fault, or interrupted by a second Ctrl-C
+    USAGE = 2  # usage, settings or environment: the run did not start, or could not go on
+    NOTHING_USABLE = 3  # no series is done and none failed: nothing usable was found
+    SOME_FAILED = 4  # at least one series failed; truncated series count as failed
+    STOPPED = 5  # stopped by SIGTERM or Ctrl-C before all series were done; the next run goes on
+    BUSY = 6  # another run works on the same RESULTS
+    NOT_SENT = 7  # as 0, but not everything that --send was to send has arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -214,7 +214,7 @@ class SegmentSettings(Section):
 class IndexSettings(Section):
     """The table of all series."""
 
-    format: Literal["delta", "parquet"] = "delta"
+    format: Literal["delta", "parquet"] = Field("delta", description="kind of table; parquet is one file")
     commit_seconds: float = Field(
         5.0, gt=0, description="receipts are committed in batches this far apart, further where commits take long"
     )

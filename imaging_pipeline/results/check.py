@@ -174,7 +174,8 @@ def check_log(audit: Audit, run_ids: set[str]) -> tuple[Checked, list[Flaw]]:
     flaws = [Flaw(code=Code.AUDIT_BROKEN, message=f"{LOG}: {text}", hint=_RESTORE) for text in checked.breaks]
     for run_id in sorted(run_ids - checked.run_ids):
         message = f"{LOG}: run {run_id} has left receipts, and there is no line about it"
-        flaws.append(Flaw(code=Code.AUDIT_BROKEN, message=message, hint=_RESTORE))
+        hint = f"older versions kept no log: run again; else {_RESTORE}"
+        flaws.append(Flaw(code=Code.AUDIT_BROKEN, message=message, hint=hint))
     return checked, flaws
 
 
@@ -187,7 +188,8 @@ def _checked(out: Store, path: str, seal_key: bytes) -> tuple[Found | None, list
         return found, [Flaw(code=Code.RECEIPT_DAMAGED, message=f"{path} cannot be read", hint=_RUN_AGAIN)]
     flaws = []
     if not found.is_sealed:
-        why = "is not as it was written: its seal does not fit" if receipt.seal else "carries no seal"
+        no_seal = "carries no seal: older versions wrote none"
+        why = "is not as it was written: its seal does not fit" if receipt.seal else no_seal
         flaws.append(Flaw(code=Code.RECEIPT_EDITED, message=f"{path} {why}", hint=_RUN_AGAIN))
     elif path != receipt_path(receipt.identity.series_key, receipt.model_name):
         flaws.append(

@@ -12,9 +12,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _from_environment(*names: str) -> Any:
+def _from_environment(description: str, *names: str) -> Any:
     """Default of a setting that the store's own tools take from the environment: executors may have another one."""
-    return Field(default_factory=lambda: next(filter(None, map(os.environ.get, names)), ""))
+    told = f"{description}; default: {', '.join(names)}"
+    return Field(default_factory=lambda: next(filter(None, map(os.environ.get, names)), ""), description=told)
 
 
 FileMode = Literal["umask", "private", "group"]
@@ -38,8 +39,8 @@ class ArchiveSettings(_Section):
 class S3Settings(_Section):
     """Objects behind `s3://`."""
 
-    endpoint_url: str = _from_environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    region: str = _from_environment("AWS_REGION", "AWS_DEFAULT_REGION")
+    endpoint_url: str = _from_environment("where S3 is not Amazon's", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region: str = _from_environment("region", "AWS_REGION", "AWS_DEFAULT_REGION")
     profile: str = Field("", description="of the configuration files of every host; AWS_PROFILE is each process's own")
     anonymous: bool = Field(False, description="read public buckets without credentials")
     addressing: Literal["auto", "path", "virtual"] = Field("auto", description="bucket in the path or the host name")
@@ -51,14 +52,14 @@ class S3Settings(_Section):
 class AzureSettings(_Section):
     """Objects behind `abfs://`."""
 
-    account_name: str = _from_environment("AZURE_STORAGE_ACCOUNT_NAME")
+    account_name: str = _from_environment("where the URL has none", "AZURE_STORAGE_ACCOUNT_NAME")
     anonymous: bool = Field(False, description="read public containers without credentials")
 
 
 class GcsSettings(_Section):
     """Objects behind `gs://`."""
 
-    project: str = _from_environment("GOOGLE_CLOUD_PROJECT")
+    project: str = _from_environment("project", "GOOGLE_CLOUD_PROJECT")
     anonymous: bool = Field(False, description="read public buckets without credentials")
 
 

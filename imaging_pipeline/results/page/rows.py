@@ -6,7 +6,8 @@ from typing import Any
 
 from imaging_pipeline.errors import Code
 from imaging_pipeline.records import GeometryVerdict, Status
-from imaging_pipeline.results.index import kind_in, open_index
+from imaging_pipeline.results.index import kind_in
+from imaging_pipeline.results.reading import read_series
 from imaging_pipeline.stores import Store
 
 Row = dict[str, Any]
@@ -38,17 +39,15 @@ _ABROAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 def read_rows(out: Store) -> list[Row]:
-    """All series of a RESULTS, those first that somebody should look at.
+    """All series of a RESULTS, those first that somebody should look at; what an older index lacks is empty.
 
     Raises:
         PipelineError: `index-damaged` or `store-unreachable`.
     """
-    kind = kind_in(out)
-    if kind is None:
+    if kind_in(out) is None:
         return []
-    table = open_index(out, kind).read()
-    wanted = [name for name in (*_COLUMNS, "flags") if name in table.column_names]
-    rows = [_row(values) for values in table.select(wanted).to_pylist(maps_as_pydicts="strict")]
+    table = read_series(out).select([*_COLUMNS, "flags"])
+    rows = [_row(values) for values in table.to_pylist(maps_as_pydicts="strict")]
     order = {Status.FAILED.value: 0, Status.DONE.value: 1, Status.SKIPPED.value: 2}
     return sorted(rows, key=lambda row: (order[row["status"]], not row["flags"], row["key"], row["model"]))
 
@@ -67,7 +66,7 @@ def _row(values: Mapping[str, Any]) -> Row:
         "code": values["reason_code"],
         "message": _clean(values["message"]),
         "hint": _clean(values["hint"]),
-        "verdict": values["geometry_verdict"],
+        "verdict": values["geometry_verdict"] or "",
         "findings": [{"code": item["code"], "message": _clean(item["message"])} for item in values["findings"] or ()],
         "flags": _flags(values),
         "shape": list(values["shape"] or ()),
@@ -80,7 +79,7 @@ def _row(values: Mapping[str, Any]) -> Row:
         "stages": stages,
         "seconds": round(sum(stages.values()), 3),
         "device": values["device"],
-        "backend": values["backend"],
+        "backend": values["backend"] or "",
         "memory_mb": round(values["peak_rss_mb"] or 0),
         "attempt": values["attempt"],
         "run": values["run_id"],
@@ -95,7 +94,9 @@ def _flags(values: Mapping[str, Any]) -> list[dict[str, str]]:
         return []
     found = list(_of_measurements(values))
     if values["geometry_verdict"] == GeometryVerdict.REPAIRED and "geometry" not in {item["code"] for item in found}:
-        found += [_flag("geometry", item["message"], _CHECKS.get(item["code"], "")) for item in values["findings"]]
+        found += [
+            _flag("geometry", item["message"], _CHECKS.get(item["code"], "")) for item in values["findings"] or ()
+        ]
     found += [_flag(f"no-{item['format']}", item["message"], item["hint"]) for item in values["formats_refused"] or ()]
     if values.get("memory_steps"):
         steps = ", ".join(values["memory_steps"])
