@@ -78,7 +78,7 @@ def test_every_setting_that_a_page_names_is_there_and_takes_the_value_shown() ->
     names = "|".join(name for name in sections if name != "spark")  # Spark's own properties begin like ours
     for page in PAGES:
         for key in re.findall(rf"`((?:{names})\.[a-z_0-9.]+)[`=]", page.read_text(encoding="utf-8")):
-            if key.endswith((".yaml", ".py", ".key")):
+            if key.endswith((".yaml", ".py", ".key", ".properties")):
                 continue
             assert any(found == key or found.startswith(f"{key}.") for found in known), f"{page.name}: {key}"
     for place, module, arguments in commands():
