@@ -56,9 +56,9 @@ def _watch(system: str, noted: _Noted) -> None:
     started = execution._runner
 
     @contextmanager
-    def runner(job: Job, logs: Path, *, dry_run: bool) -> Iterator[Runner]:
+    def runner(job: Job, *others: Any, **options: Any) -> Iterator[Runner]:
         begun = time.perf_counter()
-        chosen = started(job, logs, dry_run=dry_run) if system == "spark" else _pool(system, job)
+        chosen = started(job, *others, **options) if system == "spark" else _pool(system, job)
         with chosen as inner:
             opened = time.perf_counter()
             noted.seconds["session_s"] = opened - begun
