@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.balance import Balance
-from benchmarks.bench_spark import QUICK, main
+from benchmarks.bench_spark import CASES, QUICK
 from benchmarks.cohort import FEWEST_SLICES, LARGEST_MM, SMALLEST_MM, make_mixed, make_smallest
+from benchmarks.harness import Options, report
 from benchmarks.systems_spark import POOL, SPARK
 
 
@@ -45,12 +46,14 @@ def test_slots_that_never_wait_are_ideal_and_waits_are_told_apart() -> None:
 
 @pytest.mark.slow
 @pytest.mark.spark
-def test_the_quick_form_measures_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--quick", "--json", str(tmp_path / "figures.json")])
+def test_a_few_mixed_series_are_measured_with_spark_and_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = CASES["mixed"](QUICK, tmp_path)
+    report("bench_spark", rows, Options(quick=True, json=tmp_path / "figures.json", repeats=1))
     assert "bench_spark" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
-    by_name = {(row["case"], row["system"]): row for row in rows}
-    spark, pool = (by_name[f"{QUICK.mixed} mixed series", system.name] for system in (SPARK, POOL))
+    by_name = {row["system"]: row for row in json.loads((tmp_path / "figures.json").read_text())["rows"]}
+    spark, pool = (by_name[system.name] for system in (SPARK, POOL))
     assert pool["ratio"] == 1
     assert spark["session_s"] > 0
     for row in (spark, pool):
@@ -59,9 +62,3 @@ def test_the_quick_form_measures_every_case(tmp_path: Path, capsys: pytest.Captu
         assert row["makespan_s"] <= row["results_s"]
         assert row["workers_mb"] > row["driver_mb"] > 20
     assert spark["driver_jvm_mb"] > 100 > pool["driver_jvm_mb"] == 0
-    few, many = (by_name[f"{n} smallest series", SPARK.name] for n in (QUICK.few, QUICK.many))
-    assert "driver_kb_a_series" in many
-    assert "driver_kb_a_series" not in few
-    (listing,) = (row for row in rows if row["system"].startswith("SparkRunner"))
-    assert listing["first_intake_s"] >= listing["listing_s"] > 0
-    assert listing["files_per_second_and_core"] > 10
