@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _command(system: str, master: str, scratch: Path, number: int) -> Command:
-    name = f"{system}-{master}-{number}".replace(" ", "")
-    arguments = ["imaging_pipeline.run", str(SAMPLE), "--out", str(scratch / name), "--model", "none"]
+    out = scratch / f"{system.split()[0]}-{master.partition('[')[0]}-{number}"
+    arguments = ["imaging_pipeline.run", str(SAMPLE), "--out", str(out), "--model", "none"]
     arguments += ["--master", master]
     if system == PLAIN:
         plain = ", ".join(f"{key}: -Dplain=1" for key in _OPTIONS)
-        arguments += ["--set", f"spark.conf={{{plain}}}"]
+        arguments += ["--set", f"spark.conf={{{plain}}}", "--set", "spark.class_archive=false"]
     return Command(argv=(sys.executable, "-W", "ignore", "-m", *arguments))
 
 

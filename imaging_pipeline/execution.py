@@ -25,6 +25,7 @@ from imaging_pipeline.outbox import NoOutbox, Outbox
 from imaging_pipeline.pacs.tls import check_files
 from imaging_pipeline.results import layout
 from imaging_pipeline.results.audit import Audit
+from imaging_pipeline.results.delta import check_place
 from imaging_pipeline.results.lease import hold
 from imaging_pipeline.results.sweep import sweep
 from imaging_pipeline.round import Exit, Known, Round
@@ -83,6 +84,8 @@ def _execute(request: Request, settings: Settings) -> int:
     bundle = None if settings.model == layout.VOLUMES_ONLY else describe(settings.model, settings.models)
     _check_device(settings, bundle, dry_run=request.dry_run)
     _check_formats(settings, bundle)
+    if settings.index.format == "delta":
+        check_place(request.out)
     rules = read_rules(None if bundle is None else bundle.selection, settings.selection.file)
     stop, known = Stop(screen.stopping), Known()
     first = Job(out=out, run_id=_run_id(), settings=settings, bundle=bundle)

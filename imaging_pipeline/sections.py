@@ -321,6 +321,11 @@ class SparkSettings(Section):
     )
     max_failures: int = Field(3, ge=1, description="tries of one partition before the job gives up")
     bins_per_slot: int = Field(4, ge=1, description="partitions of series for each task slot")
+    class_archive: bool = Field(
+        True,
+        description="keep an archive of Spark's classes (some 160 MB) in this user's cache: JVMs on this machine start "
+        "in two thirds of the time",
+    )
     executor_gpus: int = Field(0, ge=0, description="GPUs of an executor on a cluster; 0: none")
     task_gpus: Annotated[float, AfterValidator(_dealt_whole)] = Field(
         1.0, ge=0, description="GPUs of one inference task, where there are any: whole ones, or up to 0.5; 0: none"

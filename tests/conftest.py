@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +30,8 @@ hypothesis_settings.load_profile("ours")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # what a trial finds on this machine belongs to this run alone
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="imaging-pipeline-tests-")
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"imaging-pipeline-tests-{_RUN}")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -486,8 +486,8 @@ def test_the_command_runs_through_profiles_and_seats_to_the_same_masks(
     pipeline: Pipeline, sample: Path, tmp_path: Path, two_gpus: Path
 ) -> None:
     for name, options in (
-        ("cluster", ("--master", "local-cluster[2,2,1024]", "--set", "spark.executor_gpus=2")),
-        ("local", ("--master", "local[4]", "--set", "spark.task_gpus=0.5")),
+        ("cluster", ("--master", "local-cluster[1,2,1024]", "--set", "spark.executor_gpus=2")),
+        ("local", ("--master", "local[2]", "--set", "spark.task_gpus=0.5")),
     ):
         quick = ("--set", "models.backend=torch", "--set", f"spark.discovery_script={two_gpus}")  # no trial a worker
         done = pipeline(sample, "--out", tmp_path / name, *options, *quick)

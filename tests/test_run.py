@@ -149,8 +149,6 @@ def test_spark_on_threads_or_in_executors_makes_the_very_same_masks(
         assert mask_digests(tmp_path / name) == expected
         assert "WARN" not in done.out + done.err
         assert "jdk.incubator" not in done.out + done.err
-    again = pipeline(sample, "--out", tmp_path / "threads", "--save-image")
-    assert "2 already done" in again.out
 
 
 DEADLY = """
@@ -346,6 +344,7 @@ def test_what_cannot_work_is_refused_in_one_line(pipeline: Pipeline, sample: Pat
         ((sample, *out, "--config", tmp_path / "absent.yaml"), 2, "cannot read"),
         ((sample, *out, "--device", "cuda:9"), 2, "device-not-found"),
         ((sample, "--out", tmp_path / "file" / "below", "--no-spark"), 2, "out-not-writable"),
+        ((sample, "--out", tmp_path / "night [1]", "--no-spark"), 2, "with [ ] in its name; name another --out"),
         ((sample,), 2, "--out"),
     ):
         done = pipeline(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import yaml
 
 from imaging_pipeline.settings import Settings, resolve
 from imaging_pipeline.spark import session
+from imaging_pipeline.spark.archive import class_archive
 from imaging_pipeline.spark.executors import executor_room
 from tests.conftest import ROOT, Finished
 
@@ -136,6 +138,7 @@ def submit(zipped: Path) -> Callable[..., Finished]:
         environment |= {
             "PYSPARK_PYTHON": sys.executable,
             "SPARK_WORKER_DIR": str(zipped / "work"),
+            "SPARK_SUBMIT_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # as our own sessions start
             **(env or {}),
         }
         done = subprocess.run(
@@ -172,3 +175,31 @@ def test_a_zip_without_models_says_how_to_name_their_folder(
     done = submit(sample, "--out", tmp_path / "out", "--model", "none", options=("--master", "local[2]"))
     assert done.code == 0, done.out + done.err
     assert "2 done" in done.out
+
+
+def test_the_first_jvm_leaves_an_archive_of_classes_and_the_next_ones_start_with_it(tmp_path: Path) -> None:
+    java, cache = tmp_path / "java", tmp_path / "cache"
+    java.touch()
+    driver, executor = class_archive(str(java), cache)
+    writes = re.match(r"-XX:ArchiveClassesAtExit=(\S+\.part) ", driver)
+    assert writes
+    assert executor == "", "only the driver's JVM ends on its own"
+    part = Path(writes[1])
+    assert part.parent == cache
+    part.write_bytes(b"half")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", writes[0].strip()]) as writer:
+        assert class_archive(str(java), cache) == ("", ""), "one JVM at a time writes it"
+        writer.kill()
+    for options in class_archive(str(java), cache):
+        assert options.startswith(f"-XX:SharedArchiveFile={cache}/spark-{pyspark.__version__}-")
+    assert not part.exists()
+    os.utime(java, (1, 1))
+    assert "ArchiveClassesAtExit" in class_archive(str(java), cache)[0], "another Java runtime has its own"
+
+
+def test_a_cache_that_cannot_be_written_to_is_left_alone(tmp_path: Path) -> None:
+    java = tmp_path / "java"
+    java.touch()
+    (tmp_path / "file").touch()
+    assert class_archive(str(java), tmp_path / "file" / "cache") == ("", "")
+    assert class_archive(str(java), tmp_path / "with space") == ("", ""), "options are cut at spaces"

@@ -100,7 +100,7 @@ def test_what_arrives_while_it_watches_is_done_and_sigterm_ends_it_with_0(how: s
 def test_sigterm_lets_the_series_at_work_finish_and_leaves_the_others_for_the_next_run(
     how: str, tmp_path: Path, pipeline: Callable[..., Finished]
 ) -> None:
-    studies, out, n_series = tmp_path / "studies", tmp_path / "out", 30
+    studies, out, n_series = tmp_path / "studies", tmp_path / "out", 14
     for seed in range(n_series):
         write_ct(replace(BRAIN, seed=seed), studies / str(seed))
     with running(studies, "--out", out, how, cwd=tmp_path) as stopped:

@@ -28,6 +28,9 @@ _FULL_BYTES = 8 << 20
 _NO_ROOM = r"no space left|quota exceeded|read-only file system|permission denied|os error (28|122|30|13)\b"
 """A disk that takes nothing is no damage of the table."""
 
+_NO_HOST = "[]|^%\\"
+"""What delta-rs cannot have in a path, or takes for something else."""
+
 _ROOM_BYTES = 1 << 20
 """What a commit may take of a disk."""
 
@@ -60,11 +63,15 @@ class DeltaIndex:
             out: RESULTS.
             settings: When files are made one, and how long old ones are kept.
             form: What it holds.
+
+        Raises:
+            PipelineError: `settings-invalid`, see `check_place`.
         """
         self._out = out
         self._settings = settings
         self._form = form
         self._where = f"{out}/{form.folder}"
+        check_place(self._where)
         self._version: int | None = None
         self._known: set[Key] = set()
         self._n_small = 0
@@ -251,6 +258,17 @@ class DeltaIndex:
             hint = "free space or mend permissions, then run again: rows follow from the receipts"
             return PipelineError(Code.WRITE_FAILED, f"{self._where}: {text}", hint)
         return damaged(self._where, text)
+
+
+def check_place(where: str) -> None:
+    """Refuse a folder that delta-rs panics over: it makes the host name of a URL of the whole path.
+
+    Raises:
+        PipelineError: `settings-invalid`.
+    """
+    if not is_url(where) and (found := sorted(set(where) & set(_NO_HOST))):
+        message = f"{where}: Delta tables cannot lie below a folder with {' '.join(found)} in its name"
+        raise PipelineError(Code.SETTINGS_INVALID, message, "name another --out, or --set index.format=parquet")
 
 
 def _once(batch: Batch | None) -> CommitProperties:

@@ -17,6 +17,7 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.java import check_java
 from imaging_pipeline.segment.bundle import Bundle
 from imaging_pipeline.settings import CODE, LOCAL, Settings, SparkSettings, is_submitted
+from imaging_pipeline.spark.archive import class_archive
 from imaging_pipeline.spark.executors import (
     gpu_properties,
     is_local,
@@ -74,10 +75,9 @@ def open_session(settings: Settings, log: Path, bundle: Bundle | None = None) ->
     if running is not None:
         yield _beside(running, settings)
         return
-    if not is_submitted():
-        check_java()
+    java = "" if is_submitted() else check_java()
     with tempfile.TemporaryDirectory(prefix="imaging-pipeline-", ignore_cleanup_errors=True) as scratch:
-        session = _start(settings, log, Path(scratch), bundle)
+        session = _start(settings, java, log, Path(scratch), bundle)
         try:
             yield session
         finally:
@@ -108,7 +108,7 @@ def _beside(running: SparkSession, settings: Settings) -> SparkSession:
     return session
 
 
-def _start(settings: Settings, log: Path, scratch: Path, bundle: Bundle | None) -> SparkSession:
+def _start(settings: Settings, java: str, log: Path, scratch: Path, bundle: Bundle | None) -> SparkSession:
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_LOG4J.format(log=log), encoding="utf-8")
     if is_submitted():
@@ -124,8 +124,8 @@ def _start(settings: Settings, log: Path, scratch: Path, bundle: Bundle | None) 
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # other machines may have theirs elsewhere
     os.environ.setdefault("SPARK_WORKER_DIR", str(scratch))  # else a local cluster works inside pyspark's own folder
     os.environ.setdefault("LC_ALL", "C.UTF-8")  # else the JVM cannot name files beyond ASCII
-    properties = {**_properties(settings, {}, bundle), **_java_options(settings.spark.master, log4j)}
-    with _standard_error_to(log):
+    properties = {**_properties(settings, {}, bundle), **_java_options(settings, java, log4j)}
+    with _output_to(log):
         return _built({**properties, **settings.spark.conf})
 
 
@@ -173,15 +173,19 @@ def _files(settings: Settings) -> dict[str, str]:
     }
 
 
-def _java_options(master: str, log4j: Path) -> dict[str, str]:
+def _java_options(settings: Settings, java: str, log4j: Path) -> dict[str, str]:
     """The JVM's log to our file, and a quick start of JVMs on this machine.
 
     Other machines do not have the file, and log as their cluster says; their JVMs run for long.
     """
     log = f"-Dlog4j2.configurationFile={log4j.as_uri()}"
-    if not is_on_this_machine(master or LOCAL):
+    if not is_on_this_machine(settings.spark.master or LOCAL):
         return {"spark.driver.extraJavaOptions": log}
-    return dict.fromkeys(("spark.driver.extraJavaOptions", "spark.executor.extraJavaOptions"), f"{log} {_QUICK_START}")
+    driver, executor = class_archive(java, settings.models.cache_dir) if settings.spark.class_archive else ("", "")
+    return {
+        "spark.driver.extraJavaOptions": f"{log} {_QUICK_START} {driver}".rstrip(),
+        "spark.executor.extraJavaOptions": f"{log} {_QUICK_START} {executor}".rstrip(),
+    }
 
 
 def _with_retries(master: str, max_failures: int) -> str:
@@ -191,17 +195,24 @@ def _with_retries(master: str, max_failures: int) -> str:
 
 
 @contextlib.contextmanager
-def _standard_error_to(log: Path) -> Iterator[None]:
-    """The JVM inherits standard error when it starts: what it and its workers say goes to the log."""
+def _output_to(log: Path) -> Iterator[None]:
+    """The JVM inherits what this process writes to when it starts: what it and its workers say goes to the log.
+
+    It may outlive the command by some seconds, and whoever reads the command's output is not to wait for it.
+    """
+    sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(2)
+    kept = os.dup(1), os.dup(2)
     with log.open("ab") as stream:
-        os.dup2(stream.fileno(), 2)
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
     try:
-        yield
+        with open(kept[0], "w", encoding="utf-8", closefd=False) as screen, contextlib.redirect_stdout(screen):
+            yield  # the display of this process stays where it was
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 @contextlib.contextmanager
