@@ -152,10 +152,13 @@ lost=$(grep -c "Lost executor" "$logs/driver.log" || true)
 "$python" - "$results" "$n_series" <<'PYTHON' || fail "not every series is done"
 import sys
 from collections import Counter
+from pathlib import Path
 
-from deltalake import DeltaTable
+from imaging_pipeline.results.index import SERIES
+from imaging_pipeline.results.tables import open_table
+from imaging_pipeline.stores import LocalStore
 
-rows = DeltaTable(f"{sys.argv[1]}/index").to_pyarrow_table().to_pylist()
+rows = open_table(LocalStore(root=Path(sys.argv[1])), SERIES, "delta").read().to_pylist()
 counts, n = Counter(row["status"] for row in rows), len({row["series_key"] for row in rows})
 print("        index:", dict(counts), "of", n, "series")
 sys.exit(counts != {"done": int(sys.argv[2])} or n != len(rows))

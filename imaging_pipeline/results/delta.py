@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.host import give_back_memory
@@ -106,8 +107,8 @@ class DeltaIndex:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """See `Index`."""
         try:
-            table = DeltaTable(self._place().uri, storage_options=self._place().options)
-            return pa.table(table.to_pyarrow_table(columns=None if columns is None else list(columns)))
+            place = self._place()
+            return rows_of(DeltaTable(place.uri, storage_options=place.options), place, columns)
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise self._damaged(error) from None
 
@@ -195,7 +196,7 @@ class DeltaIndex:
     def _keys_in(self, table: DeltaTable) -> set[Key]:
         """Keys of all rows: read where somebody else has committed since the last look, else remembered."""
         if self._version != table.version():
-            self._known = keys_in(pa.table(table.to_pyarrow_table(columns=list(KEY))))
+            self._known = keys_in(rows_of(table, self._place(), KEY))
             self._version = table.version()
         return self._known
 
@@ -258,6 +259,17 @@ class DeltaIndex:
             hint = "free space or mend permissions, then run again: rows follow from the receipts"
             return PipelineError(Code.WRITE_FAILED, f"{self._where}: {text}", hint)
         return damaged(self._where, text)
+
+
+def rows_of(table: DeltaTable, place: Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows of a table, with all columns or some.
+
+    Files on a disk are read by Arrow itself: its threads would come back to Python by delta-rs' file system, and end
+    the process by abort() where that is about to exit.
+    """
+    on_disk = None if is_url(place.uri) else SubTreeFileSystem(place.uri, LocalFileSystem())
+    wanted = None if columns is None else list(columns)
+    return pa.table(table.to_pyarrow_table(columns=wanted, filesystem=on_disk))
 
 
 def check_place(where: str) -> None:

@@ -9,6 +9,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.results.delta import rows_of
 from imaging_pipeline.results.layout import REVIEWS
 from imaging_pipeline.stores import Store
 
@@ -68,7 +69,7 @@ def latest_reviews(out: Store) -> dict[tuple[str, str], Review]:
         place = out.table(REVIEWS)
         if not DeltaTable.is_deltatable(place.uri, place.options):
             return {}
-        table = DeltaTable(place.uri, storage_options=place.options).to_pyarrow_table()
+        table = rows_of(DeltaTable(place.uri, storage_options=place.options), place)
         rows = [Review(**row) for row in table.select(_SCHEMA.names).to_pylist()]
     except (DeltaError, OSError, pa.ArrowException, KeyError) as error:
         raise PipelineError(
