@@ -8,7 +8,7 @@ DEMO_OUT ?= demo-results
 PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint docs viewer clean
+.PHONY: demo test lint types style docs viewer clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m imaging_pipeline.run sample_data/studies --out $(DEMO_OUT) --save-image
@@ -30,10 +30,15 @@ viewer: $(VENV)/.installed
 docs: $(VENV)/.installed-dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-lint: $(VENV)/.installed-dev docs
+# `make -j2 lint` does two of its parts beside each other.
+lint: docs types style
+
+types: $(VENV)/.installed-dev
+	@$(BIN)/mypy
+
+style: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check imaging_pipeline sample_data tests benchmarks
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/shellcheck conf/*.sh deploy/*.sh .ci/run
 	@$(BIN)/hadolint Dockerfile Dockerfile.gpu

@@ -36,6 +36,8 @@ SPARK_HOME=$("$python" -c 'import os, pyspark; print(os.path.dirname(pyspark.__f
 export SPARK_HOME SPARK_CONF_DIR=$folder/conf SPARK_LOCAL_IP=127.0.0.1 SPARK_NO_DAEMONIZE=1 TMPDIR=$folder/tmp
 export PYSPARK_PYTHON=$python PYSPARK_DRIVER_PYTHON=$python IMAGING_PIPELINE_HOME=$root
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} SPARK_DAEMON_MEMORY=256m
+# a quick start of JVMs, as sessions of this package on one machine have it
+export SPARK_DAEMON_JAVA_OPTS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" SPARK_SUBMIT_OPTS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 say() { printf '%4d s  %s\n' $((SECONDS)) "$*"; }
 fail() { say "FAILED: $*; logs are in $logs"; exit 1; }

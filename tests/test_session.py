@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -188,8 +189,11 @@ def test_the_first_jvm_leaves_an_archive_of_classes_and_the_next_ones_start_with
     assert part.parent == cache
     part.write_bytes(b"half")
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", writes[0].strip()]) as writer:
-        assert class_archive(str(java), cache) == ("", ""), "one JVM at a time writes it"
+        while str(part) not in Path(f"/proc/{writer.pid}/cmdline").read_text():  # it begins as a copy of this process
+            time.sleep(0.01)
+        options = class_archive(str(java), cache)
         writer.kill()
+    assert options == ("", ""), "one JVM at a time writes it"
     for options in class_archive(str(java), cache):
         assert options.startswith(f"-XX:SharedArchiveFile={cache}/spark-{pyspark.__version__}-")
     assert not part.exists()
