@@ -48,7 +48,7 @@ def _command(system: str, master: str, scratch: Path, number: int) -> Command:
     arguments += ["--master", master]
     if system == PLAIN:
         plain = ", ".join(f"{key}: -Dplain=1" for key in _OPTIONS)
-        arguments += ["--set", f"spark.conf={{{plain}}}", "--set", "spark.class_archive=false"]
+        arguments += ["--set", f"spark.conf={{{plain}}}"]
     return Command(argv=(sys.executable, "-W", "ignore", "-m", *arguments))
 
 

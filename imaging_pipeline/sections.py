@@ -322,9 +322,9 @@ class SparkSettings(Section):
     max_failures: int = Field(3, ge=1, description="tries of one partition before the job gives up")
     bins_per_slot: int = Field(4, ge=1, description="partitions of series for each task slot")
     class_archive: bool = Field(
-        True,
+        False,
         description="keep an archive of Spark's classes (some 160 MB) in this user's cache: JVMs on this machine start "
-        "in two thirds of the time",
+        "in two thirds of the time, once one has ended in peace; not where each run has a machine of its own",
     )
     executor_gpus: int = Field(0, ge=0, description="GPUs of an executor on a cluster; 0: none")
     task_gpus: Annotated[float, AfterValidator(_dealt_whole)] = Field(
