@@ -1,7 +1,8 @@
 """Classes of Spark, loaded and checked once a machine: JVMs on it start with an archive of them.
 
 This is the JDK's class data sharing (JEP 350, dynamic archives). The first session writes the archive when its JVM
-ends, which costs it some ten seconds; later ones start in about two thirds of the time. A JVM that finds an archive of other classes goes without.
+ends, which costs it some ten seconds; later ones start in about two thirds of the time. A JVM that finds an archive of
+other classes goes without.
 """
 
 import hashlib
