@@ -10,6 +10,7 @@ from imaging_pipeline.arguments import add_settings, carry_out, parser_for, sett
 from imaging_pipeline.console import say, table
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment.bundle import Bundle, Kind, describe, known_bundles
+from imaging_pipeline.segment.lean import import_monai
 from imaging_pipeline.segment.manifest import MANIFEST, check_manifest, write_manifest
 from imaging_pipeline.segment.metadata import read_metadata
 from imaging_pipeline.settings import Settings
@@ -91,6 +92,7 @@ def _on_disk(bundle: Bundle) -> Iterator[tuple[bool, str]]:
 
 def _in_use(bundle: Bundle, settings: Settings) -> Iterator[tuple[bool, str]]:
     """The model opened, and one forward pass."""
+    import_monai()
     from imaging_pipeline.segment.engine import Engine
 
     start = time.perf_counter()
@@ -106,6 +108,7 @@ def _in_use(bundle: Bundle, settings: Settings) -> Iterator[tuple[bool, str]]:
 def _export(arguments: argparse.Namespace, settings: Settings) -> int:
     models = settings.models.model_copy(update={"backend": "torch", "ensemble": False})
     bundle = describe(arguments.name, models)
+    import_monai()
     from imaging_pipeline.segment.convert import convert
 
     converted = convert(bundle, arguments.to)

@@ -20,6 +20,7 @@ from imaging_pipeline.partition import check_model, process
 from imaging_pipeline.records import SeriesTask
 from imaging_pipeline.rows import pack, unpack
 from imaging_pipeline.segment import seat
+from imaging_pipeline.segment.lean import import_monai
 from imaging_pipeline.sources import Contents, Opener
 from imaging_pipeline.workers.log import logging_of
 from imaging_pipeline.workers.messages import Answer, Check, End, Prepare, Series, Work
@@ -55,7 +56,7 @@ class _Child:
             except EOFError:
                 return
             if isinstance(request, Prepare):
-                _load(request)
+                _load(with_network=request.with_network)
             else:
                 self._answer(request)
 
@@ -68,6 +69,7 @@ class _Child:
 
     def _tried(self, request: Check | Work) -> tuple[Answer, bytes]:
         try:
+            _load(with_network=request.job.bundle is not None)
             if isinstance(request, Check):
                 self._check(request)
             else:
@@ -117,8 +119,9 @@ class _Child:
             self._connection.send_bytes(answer.value + content)
 
 
-def _load(request: Prepare) -> None:
-    if request.with_network:
+def _load(*, with_network: bool) -> None:
+    if with_network:
+        import_monai()
         importlib.import_module("imaging_pipeline.segment.engine")
 
 

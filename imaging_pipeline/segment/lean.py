@@ -1,0 +1,23 @@
+"""MONAI without the packages that it would take along, where they are installed, for training, plots and tables.
+
+Half of its import is theirs, and every worker pays it: 4.0 s and 1.9 s on a core where all of them are installed.
+"""
+
+import importlib
+import sys
+
+_UNUSED = ("ignite", "matplotlib", "pandas", "sklearn")
+"""Optional packages of MONAI that neither networks, inferers nor transforms of volumes ask for."""
+
+
+def import_monai() -> None:
+    """Import MONAI before anything else does; whoever imports one of the packages afterwards gets it."""
+    if "monai" in sys.modules:
+        return
+    hidden = [name for name in _UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
+    try:
+        importlib.import_module("monai")
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
