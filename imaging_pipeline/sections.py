@@ -321,10 +321,10 @@ class SparkSettings(Section):
     )
     max_failures: int = Field(3, ge=1, description="tries of one partition before the job gives up")
     bins_per_slot: int = Field(4, ge=1, description="partitions of series for each task slot")
-    class_archive: bool = Field(
-        False,
-        description="keep an archive of Spark's classes (some 160 MB) in this user's cache: JVMs on this machine start "
-        "in two thirds of the time, once one has ended in peace; not where each run has a machine of its own",
+    class_archive: Annotated[Literal["auto", "always", "off"], BeforeValidator(_off_is_a_word)] = Field(
+        "auto",
+        description="an archive of Spark's classes (some 160 MB) in this user's cache: JVMs on this machine start in "
+        "two thirds of the time once one has written it; auto: not into temporary folders, and no more than two tries",
     )
     executor_gpus: int = Field(0, ge=0, description="GPUs of an executor on a cluster; 0: none")
     task_gpus: Annotated[float, AfterValidator(_dealt_whole)] = Field(

@@ -89,7 +89,7 @@ def pipeline() -> Callable[..., Finished]:
     def call(*arguments: object, module: str = "run", env: dict[str, str] | None = None, cwd: Path = ROOT) -> Finished:
         command = [sys.executable, "-m", f"imaging_pipeline.{module}", *map(str, arguments)]
         if module == "run" and "--no-spark" not in arguments:
-            command += ["--set", "spark.class_archive=true"]  # the next tests' JVMs start with it
+            command += ["--set", "spark.class_archive=always"]  # the next tests' JVMs start with it
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
         return Finished(done.returncode, done.stdout, done.stderr)

@@ -7,15 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pyspark
 import pytest
 import yaml
 
+from imaging_pipeline.java import check_java
 from imaging_pipeline.settings import Settings, resolve
 from imaging_pipeline.spark import session
 from imaging_pipeline.spark.archive import class_archive
@@ -178,10 +181,18 @@ def test_a_zip_without_models_says_how_to_name_their_folder(
     assert "2 done" in done.out
 
 
+def java_that(tmp_path: Path, code: int) -> str:
+    """A stand-in for a Java runtime that takes every archive, or none."""
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\nexit {code}\n")
+    java.chmod(0o755)
+    os.utime(java, (1, 1))
+    return str(java)
+
+
 def test_the_first_jvm_leaves_an_archive_of_classes_and_the_next_ones_start_with_it(tmp_path: Path) -> None:
-    java, cache = tmp_path / "java", tmp_path / "cache"
-    java.touch()
-    driver, executor = class_archive(str(java), cache)
+    java, cache = java_that(tmp_path, 0), tmp_path / "cache"
+    driver, executor = class_archive(java, cache, "always")
     writes = re.match(r"-XX:ArchiveClassesAtExit=(\S+\.part) ", driver)
     assert writes
     assert executor == "", "only the driver's JVM ends on its own"
@@ -191,19 +202,74 @@ def test_the_first_jvm_leaves_an_archive_of_classes_and_the_next_ones_start_with
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", writes[0].strip()]) as writer:
         while str(part) not in Path(f"/proc/{writer.pid}/cmdline").read_text():  # it begins as a copy of this process
             time.sleep(0.01)
-        options = class_archive(str(java), cache)
+        options = class_archive(java, cache, "always")
         writer.kill()
     assert options == ("", ""), "one JVM at a time writes it"
-    for options in class_archive(str(java), cache):
+    for options in class_archive(java, cache, "always"):
         assert options.startswith(f"-XX:SharedArchiveFile={cache}/spark-{pyspark.__version__}-")
     assert not part.exists()
-    os.utime(java, (1, 1))
-    assert "ArchiveClassesAtExit" in class_archive(str(java), cache)[0], "another Java runtime has its own"
+    assert class_archive(java, cache, "off") == ("", "")
+    os.utime(java, (2, 2))
+    assert "ArchiveClassesAtExit" in class_archive(java, cache, "always")[0], "another Java runtime has its own"
+
+
+def test_an_archive_that_no_jvm_takes_is_written_anew(tmp_path: Path) -> None:
+    java, cache = java_that(tmp_path, 0), tmp_path / "cache"
+    part = class_archive(java, cache, "always")[0].split()[0].partition("=")[2]
+    Path(part).write_bytes(b"all of it")
+    assert "SharedArchiveFile" in class_archive(java, cache, "always")[0]
+    assert "ArchiveClassesAtExit" in class_archive(java_that(tmp_path, 1), cache, "always")[0]
+    assert not list(cache.glob("*.jsa"))
+
+
+def test_by_itself_a_session_tries_twice_and_not_in_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    java = java_that(tmp_path, 0)
+    assert class_archive(java, tmp_path / "cache") == ("", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    tries = [class_archive(java, tmp_path / "cache")[0] for _ in range(3)]
+    assert [bool(options) for options in tries] == [True, True, False]
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_half_an_archive_keeps_no_session_from_starting(
+    tmp_path: Path, sample: Path, pipeline: Callable[..., Finished]
+) -> None:
+    """A JVM crashes on it."""
+    cache = tmp_path / "cache"
+    options = ("--model", "none", "--master", "local[1]", "--set", f"models.cache_dir={cache}")
+    first = pipeline(sample, "--out", tmp_path / "first", *options)
+    assert first.code == 0, first.err
+    while not (archives := taken_over(cache)):
+        assert list(cache.glob("*.part")) or is_written_into(cache), "the JVM has left nothing"
+        time.sleep(0.2)
+    archives[0].chmod(0o600)
+    os.truncate(archives[0], archives[0].stat().st_size // 2)
+    second = pipeline(sample, "--out", tmp_path / "second", *options)
+    assert second.code == 0, second.out + second.err
+    assert "2 done" in second.out
+    assert not list(cache.glob("*.jsa")), "half of it was thrown away"
+
+
+def taken_over(cache: Path) -> list[Path]:
+    """Archives, after the one who comes next has taken over what is finished."""
+    class_archive(check_java(), cache, "always")
+    return list(cache.glob("*.jsa"))
+
+
+def is_written_into(cache: Path) -> bool:
+    """Whether a JVM is at it."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if f"ArchiveClassesAtExit={cache}".encode() in path.read_bytes():
+                return True
+    return False
 
 
 def test_a_cache_that_cannot_be_written_to_is_left_alone(tmp_path: Path) -> None:
-    java = tmp_path / "java"
-    java.touch()
+    java = java_that(tmp_path, 0)
     (tmp_path / "file").touch()
-    assert class_archive(str(java), tmp_path / "file" / "cache") == ("", "")
-    assert class_archive(str(java), tmp_path / "with space") == ("", ""), "options are cut at spaces"
+    assert class_archive(java, tmp_path / "file" / "cache", "always") == ("", "")
+    assert class_archive(java, tmp_path / "with space", "always") == ("", ""), "options are cut at spaces"

@@ -181,7 +181,7 @@ def _java_options(settings: Settings, java: str, log4j: Path) -> dict[str, str]:
     log = f"-Dlog4j2.configurationFile={log4j.as_uri()}"
     if not is_on_this_machine(settings.spark.master or LOCAL):
         return {"spark.driver.extraJavaOptions": log}
-    driver, executor = class_archive(java, settings.models.cache_dir) if settings.spark.class_archive else ("", "")
+    driver, executor = class_archive(java, settings.models.cache_dir, settings.spark.class_archive)
     return {
         "spark.driver.extraJavaOptions": f"{log} {_QUICK_START} {driver}".rstrip(),
         "spark.executor.extraJavaOptions": f"{log} {_QUICK_START} {executor}".rstrip(),
