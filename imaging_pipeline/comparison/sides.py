@@ -53,7 +53,7 @@ def open_side(out: Store, model: str | None) -> Side:
     Raises:
         PipelineError: `results-not-found`, `nothing-to-compare`, `usage` or `index-damaged`.
     """
-    rows = read_series(out).select(_COLUMNS).to_pylist()
+    rows = read_series(out, _COLUMNS).to_pylist()
     models = sorted({row["model_name"] for row in rows if row["mask_path"]})
     if not models:
         message = f"{out} has no mask"

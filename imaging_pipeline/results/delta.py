@@ -262,13 +262,14 @@ class DeltaIndex:
 
 
 def rows_of(table: DeltaTable, place: Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of a table, with all columns or some.
+    """Rows of a table, with all columns or those of some that it has.
 
     Files on a disk are read by Arrow itself: its threads would come back to Python by delta-rs' file system, and end
     the process by abort() where that is about to exit.
     """
     on_disk = None if is_url(place.uri) else SubTreeFileSystem(place.uri, LocalFileSystem())
-    wanted = None if columns is None else list(columns)
+    names = {field.name for field in table.schema().fields}
+    wanted = None if columns is None else [name for name in columns if name in names]
     return pa.table(table.to_pyarrow_table(columns=wanted, filesystem=on_disk))
 
 

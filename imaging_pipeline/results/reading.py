@@ -1,5 +1,7 @@
 """Tables of a RESULTS as whoever asks about them wants them: there, with all columns, or empty."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from imaging_pipeline.errors import Code, PipelineError
@@ -17,8 +19,8 @@ REVIEW_SCHEMA = pa.schema(
 """What a person said of a mask: accept or reject, and why."""
 
 
-def read_series(out: Store) -> pa.Table:
-    """The index.
+def read_series(out: Store, columns: Sequence[str] | None = None) -> pa.Table:
+    """The index, with all columns or some: others may take several times their memory.
 
     Raises:
         PipelineError: `results-not-found`, `index-damaged` or `store-unreachable`.
@@ -26,7 +28,7 @@ def read_series(out: Store) -> pa.Table:
     if kind_of(out, SERIES) is None:
         message = f"{out} has no index: it is no RESULTS, or no run has ended there"
         raise PipelineError(Code.RESULTS_NOT_FOUND, message, "name the folder or URL that a run has written to")
-    return _read(out, SERIES)
+    return _read(out, SERIES, columns)
 
 
 def read_all_measurements(out: Store) -> pa.Table:
@@ -54,13 +56,14 @@ def read_reviews(out: Store) -> pa.Table:
     return _read(out, form)
 
 
-def _read(out: Store, form: Form) -> pa.Table:
-    """All rows, with the columns of this version: those that an older table lacks are null."""
+def _read(out: Store, form: Form, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows, with columns of this version: those that an older table lacks are null."""
     kind = kind_of(out, form)
     if kind is None:
         return form.schema.empty_table()
-    table = open_table(out, form, kind).read()
+    table = open_table(out, form, kind).read(columns)
     for field in form.schema:
-        if field.name not in table.column_names:
+        is_wanted = columns is None or field.name in columns
+        if is_wanted and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table
+    return table if columns is None else table.select(list(columns))

@@ -89,7 +89,7 @@ class Index(Protocol):
         """Add or replace rows, all of them or none; nothing where the batch has arrived before."""
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows, with all columns or some."""
+        """All rows, with all columns or some; those that an older table lacks are left out."""
 
     def keys(self) -> set[Key]:
         """Series key and model name of every row; empty before the first commit."""

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -49,6 +50,9 @@ from imaging_pipeline.spark.session import cause_of, gave_up, spark_errors
 
 _MOST_STUCK = 2
 """Jobs one after the other that bring no series further; a series that takes its executor down is given up in them."""
+
+_REST = 10
+"""A look at what is there is followed by this many times its length without one: folders of receipts grow long."""
 
 _LISTED = (
     "regexp_replace(path, '^file:/+', '/') AS path",
@@ -167,8 +171,11 @@ class SparkRunner:
                 thread = _SparkJob(frame)
                 thread.start()
                 while thread.is_alive():
-                    yield from next(followed)
-                    thread.join(job.out.poll_seconds)
+                    began = time.monotonic()
+                    fresh = next(followed)
+                    rest = _REST * (time.monotonic() - began)
+                    yield from fresh
+                    thread.join(max(job.out.poll_seconds, rest))
                 failures += [thread.failure] * bool(thread.failure)
             yield from next(followed)
             yield from _unlisted(pending, job)

@@ -20,6 +20,9 @@ _COLUMNS = (
 ).split()
 """Subject, study and their UIDs stay in the index."""
 
+_ROWS_AT_A_TIME = 500
+"""As Python's objects a row takes ten times the memory."""
+
 _CHECKS = {
     Code.GANTRY_TILT: "slices are sheared: outlines may look stepped in the sagittal plane",
     Code.MISSING_SLICES: "look at the slices that were filled in: the anatomy there is interpolated",
@@ -46,8 +49,9 @@ def read_rows(out: Store) -> list[Row]:
     """
     if kind_in(out) is None:
         return []
-    table = read_series(out).select([*_COLUMNS, "flags"])
-    rows = [_row(values) for values in table.to_pylist(maps_as_pydicts="strict")]
+    table = read_series(out, [*_COLUMNS, "flags"])
+    parts = (part.to_pylist(maps_as_pydicts="strict") for part in table.to_batches(max_chunksize=_ROWS_AT_A_TIME))
+    rows = [_row(values) for part in parts for values in part]
     order = {Status.FAILED.value: 0, Status.DONE.value: 1, Status.SKIPPED.value: 2}
     return sorted(rows, key=lambda row: (order[row["status"]], not row["flags"], row["key"], row["model"]))
 
