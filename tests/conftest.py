@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -29,9 +29,10 @@ hypothesis_settings.load_profile("ours")
 # several tests run at a time: threads that wait for work must not take the cores of others
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# what a trial finds on this machine belongs to this run alone
-_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
-os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"imaging-pipeline-tests-{_RUN}")
+# what a trial finds on this machine belongs to this run alone, and to all of its processes
+_IS_FIRST = "IMAGING_PIPELINE_TESTS_CACHE" not in os.environ
+_CACHE = os.environ.get("IMAGING_PIPELINE_TESTS_CACHE") or tempfile.mkdtemp(prefix="imaging-pipeline-tests-")
+os.environ["IMAGING_PIPELINE_TESTS_CACHE"] = os.environ["XDG_CACHE_HOME"] = _CACHE
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -120,6 +121,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+
+
+def pytest_sessionfinish() -> None:
+    """An archive of Spark's classes takes 160 MB."""
+    if _IS_FIRST:
+        shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
