@@ -88,9 +88,9 @@ def pipeline() -> Callable[..., Finished]:
     """Runs a module of the package in a process of its own, from another folder than the checkout's."""
 
     def call(*arguments: object, module: str = "run", env: dict[str, str] | None = None, cwd: Path = ROOT) -> Finished:
-        command = [sys.executable, "-m", f"imaging_pipeline.{module}", *map(str, arguments)]
-        if module == "run" and "--no-spark" not in arguments:
-            command += ["--set", "spark.class_archive=always"]  # the next tests' JVMs start with it
+        # the JVMs of the next tests start with what the first one leaves
+        archive = ["--set", "spark.class_archive=always"] if module == "run" and "--no-spark" not in arguments else []
+        command = [sys.executable, "-m", f"imaging_pipeline.{module}", *archive, *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
         return Finished(done.returncode, done.stdout, done.stderr)

@@ -38,7 +38,8 @@ PATIENCE_SECONDS = 120
 
 @contextmanager
 def running(*arguments: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "imaging_pipeline.run", *map(str, arguments)]
+    archive = [] if "--no-spark" in arguments else ["--set", "spark.class_archive=always"]
+    command = [sys.executable, "-m", "imaging_pipeline.run", *archive, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process_ = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
