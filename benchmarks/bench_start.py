@@ -50,7 +50,7 @@ def _write_archive(scratch: Path) -> None:
     """It is finished behind the command that begins it, and taken over by the next one."""
     for number in range(_MOST_RUNS):
         subprocess.run(_command(OURS, "local[1]", scratch, -1 - number).argv, capture_output=True, cwd=ROOT, check=True)
-        if list((scratch / "cache").glob("*.jsa")):
+        if list((scratch / "cache").glob("spark/*.jsa")):
             return
         time.sleep(10)
     raise RuntimeError(f"no archive of classes after {_MOST_RUNS} runs")

@@ -197,7 +197,7 @@ def test_the_first_jvm_leaves_an_archive_of_classes_and_the_next_ones_start_with
     assert writes
     assert executor == "", "only the driver's JVM ends on its own"
     part = Path(writes[1])
-    assert part.parent == cache
+    assert part.parent == cache / "spark"
     part.write_bytes(b"half")
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", writes[0].strip()]) as writer:
         while str(part) not in Path(f"/proc/{writer.pid}/cmdline").read_text():  # it begins as a copy of this process
@@ -206,7 +206,7 @@ def test_the_first_jvm_leaves_an_archive_of_classes_and_the_next_ones_start_with
         writer.kill()
     assert options == ("", ""), "one JVM at a time writes it"
     for options in class_archive(java, cache, "always"):
-        assert options.startswith(f"-XX:SharedArchiveFile={cache}/spark-{pyspark.__version__}-")
+        assert options.startswith(f"-XX:SharedArchiveFile={cache}/spark/{pyspark.__version__}-")
     assert not part.exists()
     assert class_archive(java, cache, "off") == ("", "")
     os.utime(java, (2, 2))
@@ -219,7 +219,16 @@ def test_an_archive_that_no_jvm_takes_is_written_anew(tmp_path: Path) -> None:
     Path(part).write_bytes(b"all of it")
     assert "SharedArchiveFile" in class_archive(java, cache, "always")[0]
     assert "ArchiveClassesAtExit" in class_archive(java_that(tmp_path, 1), cache, "always")[0]
-    assert not list(cache.glob("*.jsa"))
+    assert not list(cache.glob("spark/*.jsa"))
+
+
+def test_an_archive_that_another_user_may_have_put_there_is_not_used(tmp_path: Path) -> None:
+    java, cache = java_that(tmp_path, 0), tmp_path / "cache"
+    part = class_archive(java, cache, "always")[0].split()[0].partition("=")[2]
+    Path(part).write_bytes(b"all of it")
+    (cache / "spark").chmod(0o777)
+    assert "SharedArchiveFile" not in class_archive(java, cache, "always")[0]
+    assert not list(cache.glob("spark/*.jsa"))
 
 
 def test_by_itself_a_session_tries_twice_and_not_in_a_temporary_folder(
@@ -246,14 +255,14 @@ def test_half_an_archive_keeps_no_session_from_starting(tmp_path: Path, pipeline
     launcher = "org.apache.spark.launcher.Main"  # of its help come a few of Spark's classes
     subprocess.run([java, "-cp", classes, "-XX:+UseSerialGC", writes, launcher], capture_output=True, check=False)
     assert "SharedArchiveFile" in class_archive(java, cache, "always")[0], "a whole one is taken"
-    (archive,) = cache.glob("*.jsa")
+    (archive,) = cache.glob("spark/*.jsa")
     archive.chmod(0o600)
     os.truncate(archive, archive.stat().st_size // 2)
     options = ("--model", "none", "--master", "local[1]", "--set", f"models.cache_dir={cache}")
     done = pipeline(studies, "--out", tmp_path / "out", *options, "--set", "spark.class_archive=auto")
     assert done.code == Exit.NOTHING_USABLE, done.out + done.err
     assert "files: 0 DICOM, 1 not-dicom" in done.out
-    assert not list(cache.glob("*.jsa")), "half of one is thrown away"
+    assert not list(cache.glob("spark/*.jsa")), "half of one is thrown away"
 
 
 def test_a_cache_that_cannot_be_written_to_is_left_alone(tmp_path: Path) -> None:

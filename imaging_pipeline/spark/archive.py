@@ -41,15 +41,16 @@ def class_archive(java: str, cache: Path, keep: Keep = "auto") -> tuple[str, str
     if keep == "off" or not java or " " in str(cache):  # options are cut at spaces
         return "", ""
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        archive = cache / f"spark-{_tag(java)}.jsa"
+        folder = cache / "spark"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        archive = folder / f"{_tag(java)}.jsa"
         is_written = not archive.exists() and _adopt(archive)
         if archive.exists():
-            if _is_sound(java, archive):
+            if _is_of_us(archive) and _is_sound(java, archive):
                 use = f"-XX:SharedArchiveFile={archive} -Xshare:auto {QUIET}"
                 return use, use
             archive.unlink()
-        if is_written or not _has_room(cache) or (keep == "auto" and not _is_worth_a_try(archive)):
+        if is_written or not _has_room(folder) or (keep == "auto" and not _is_worth_a_try(archive)):
             return "", ""
         return f"-XX:ArchiveClassesAtExit={_part(archive)} {QUIET}", ""
     except OSError:
@@ -62,6 +63,12 @@ def _tag(java: str) -> str:
     runtime = Path(java).resolve()
     parts = (runtime, runtime.stat().st_mtime_ns, jars, jars.stat().st_mtime_ns, os.environ.get("SPARK_HOME", ""))
     return f"{pyspark.__version__}-{hashlib.sha256(' '.join(map(str, parts)).encode()).hexdigest()[:12]}"
+
+
+def _is_of_us(archive: Path) -> bool:
+    """Classes are code: only this user, or root, may have put them there, into a folder that no other may write to."""
+    found, folder = archive.stat(), archive.parent.stat()
+    return {found.st_uid, folder.st_uid} <= {os.getuid(), 0} and not folder.st_mode & 0o022
 
 
 def _is_sound(java: str, archive: Path) -> bool:
@@ -79,9 +86,9 @@ def _is_sound(java: str, archive: Path) -> bool:
     return tried.returncode == 0
 
 
-def _has_room(cache: Path) -> bool:
-    room = os.statvfs(cache)
-    return os.access(cache, os.W_OK) and room.f_bavail * room.f_frsize >= _ROOM_BYTES
+def _has_room(folder: Path) -> bool:
+    room = os.statvfs(folder)
+    return os.access(folder, os.W_OK) and room.f_bavail * room.f_frsize >= _ROOM_BYTES
 
 
 def _is_worth_a_try(archive: Path) -> bool:
