@@ -54,6 +54,9 @@ _MOST_STUCK = 2
 _REST = 10
 """A look at what is there is followed by this many times its length without one: folders of receipts grow long."""
 
+_LONGEST_REST_SECONDS = 5.0
+"""Stores that answer slowly must not keep progress from the screen."""
+
 _LISTED = (
     "regexp_replace(path, '^file:/+', '/') AS path",
     "length AS size_bytes",
@@ -173,7 +176,7 @@ class SparkRunner:
                 while thread.is_alive():
                     began = time.monotonic()
                     fresh = next(followed)
-                    rest = _REST * (time.monotonic() - began)
+                    rest = min(_REST * (time.monotonic() - began), _LONGEST_REST_SECONDS)
                     yield from fresh
                     thread.join(max(job.out.poll_seconds, rest))
                 failures += [thread.failure] * bool(thread.failure)
