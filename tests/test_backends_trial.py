@@ -97,3 +97,12 @@ def test_scores_of_openvino_are_its_own_memory_until_the_next_window() -> None:
     second = other(torch.ones(1, *SIZE))
     assert second.data_ptr() == first.data_ptr()
     assert not torch.equal(kept, second)
+
+
+def test_openvino_leaves_its_threads_to_the_kernel() -> None:
+    """Pinned ones of two tasks would meet on the machine's first core, and leave the others idle."""
+    pytest.importorskip("openvino")
+    other = live_network(network(), "openvino", SIZE)
+    compiled = other._request.get_compiled_model()
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()

@@ -97,6 +97,7 @@ class _StaticNetwork:
 
 def _settings() -> dict[str, Any]:
     return {
+        "ENABLE_CPU_PINNING": False,  # every process would pin to the first cores: two tasks then share one core
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",  # the same labels as the state dict's; bf16 is slower without AMX
         "PERFORMANCE_HINT": "LATENCY",
