@@ -72,7 +72,8 @@ def _task(system: str, n_windows: int, barrier: Barrier, answers: Any) -> None:
     if system == PEER:
         own = openvino._settings()
         openvino._settings = lambda: {name: value for name, value in own.items() if name != "ENABLE_CPU_PINNING"}
-    network = TorchNetwork(module) if system == "torch" else live_network(TorchNetwork(module), "openvino", (1, *WINDOW))
+    plain = TorchNetwork(module)
+    network = plain if system == "torch" else live_network(plain, "openvino", (1, *WINDOW))
     with torch.inference_mode():
         network(window)
         barrier.wait()
