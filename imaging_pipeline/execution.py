@@ -218,7 +218,10 @@ def _runner(job: Job, logs: Path, screen: Screen, *, dry_run: bool) -> Iterator[
     with contextlib.ExitStack() as stack:
         with screen.busy("starting Spark"):
             session = stack.enter_context(open_session(job.settings, logs / f"{job.run_id}.spark.log", bundle))
-        yield SparkRunner(session, job.settings)
+        spark_runner = SparkRunner(session, job.settings)
+        if not dry_run:
+            spark_runner.prepare(job)
+        yield spark_runner
 
 
 def _check_device(settings: Settings, bundle: Bundle | None, *, dry_run: bool) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -258,3 +259,33 @@ def test_executors_find_what_one_process_finds(
     assert (together.files, together.n_copies) == (alone.files, alone.n_copies) == ({"dicom": 35, "not-dicom": 1}, 5)
     assert list(together.reasons()) == list(alone.reasons())
     assert all(isinstance(item.unpack(), SeriesTask) for item in together.tasks)
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_processes_of_series_load_before_there_is_a_header(
+    session: SparkSession, tmp_path: Path, settings: Settings
+) -> None:
+    job = Job(out=LocalStore(root=tmp_path), run_id="0", settings=settings, bundle=None)
+    SparkRunner(session, settings).prepare(job)
+    end = time.monotonic() + 60
+    while len(children()) < 2 and time.monotonic() < end:
+        time.sleep(0.2)
+    assert len(children()) == 2, "one for each of local[2]"
+
+
+def children() -> list[int]:
+    """Processes for series that descend from this one."""
+    parents, wanted = dict[int, int](), list[int]()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"imaging_pipeline.workers.child" in (folder / "cmdline").read_bytes():
+                wanted.append(int(folder.name))
+    return [number for number in wanted if os.getpid() in ancestors(number, parents)]
+
+
+def ancestors(number: int, parents: dict[int, int]) -> Iterator[int]:
+    while number in parents:
+        number = parents[number]
+        yield number

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ from imaging_pipeline.rows import to_table
 from imaging_pipeline.schedule import Schedule, Slots
 from imaging_pipeline.settings import Settings
 from imaging_pipeline.sources import MEMBER, Opener
+from imaging_pipeline.spark.executors import is_local
 from imaging_pipeline.spark.mappers import (
     CHECKED,
     FINISHED,
@@ -42,6 +44,7 @@ from imaging_pipeline.spark.mappers import (
     model_checker,
     opened,
     path_runner,
+    preparer,
     sealed,
     table_mapper,
 )
@@ -82,6 +85,19 @@ class SparkRunner:
         self._files_per_partition = settings.intake.files_per_partition
         self._studies = Path()
         self._passed_over: pa.ChunkedArray = pa.chunked_array([], pa.string())
+
+    def prepare(self, job: Job) -> None:
+        """Let the workers of this machine start, and load what series need, while files are listed and headers read.
+
+        A cluster's executors may not be there yet; they load when the model is opened.
+        """
+        if not is_local(str(self._session.sparkContext.master)):
+            return
+        with spark_errors("starting workers"):
+            stage = self._inference(job)
+            slots = self._session.range(0, stage.n_tasks, numPartitions=stage.n_tasks)
+            frame = self._mapped(slots, preparer(job), FINISHED, stage)
+        threading.Thread(target=_run_unheard, args=(frame,), name="spark-prepare", daemon=True).start()
 
     def slots(self, job: Job) -> Slots:
         """See `Runner`."""
@@ -272,6 +288,12 @@ class _SparkJob(threading.Thread):
         except (PySparkException, Py4JError, OSError, pa.ArrowException) as error:
             self.failure = cause_of(error)
             logging.getLogger(__name__).exception("Spark gave up")
+
+
+def _run_unheard(frame: DataFrame) -> None:
+    """Whatever is wrong here the next job says again, or nothing comes of the session any more."""
+    with suppress(PySparkException, Py4JError, OSError, pa.ArrowException):
+        frame.toArrow()
 
 
 def _unlisted(pending: dict[str, PackedTask], job: Job) -> Iterator[SeriesResult]:

@@ -72,6 +72,18 @@ def opened(content: bytes) -> pa.Table:
     return pa.ipc.open_stream(content).read_all()
 
 
+def preparer(job: Job) -> Mapper:
+    """Starts the process of the worker's series; does not wait for it."""
+
+    def prepare(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            pass
+        _worker().prepare(job)
+        return iter(())
+
+    return prepare
+
+
 def model_checker(job: Job, seating: Seating) -> Mapper:
     """Opens the model at the task's place; what a user should know, or why it cannot be used."""
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ from imaging_pipeline.segment.bundle import Bundle
 
 _LIVE_LAYERS = 4
 """Layers whose outputs are alive at a time, skip connections included."""
+
+_SMALL_WINDOW = 1 << 17
+"""Voxels of a window that is sooner computed: shapes without values take torch's compiler, which loads for 2 s."""
 
 _UNKNOWN_LAYERS = 64
 """Values a voxel of the window that a network which cannot be looked into is taken to keep."""
@@ -69,29 +73,33 @@ def window_size(inferer: Inferer) -> tuple[int, ...] | None:
 
 def _shape(network: Network, window: tuple[int, ...], device: torch.device) -> tuple[torch.Size, int]:
     """Shape of the scores, and values in the largest layers."""
-    if isinstance(network, TorchNetwork) and not isinstance(network.module, torch.jit.ScriptModule):
-        try:
-            return _shape_without_computing(network.module, window)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
-            pass  # an operator without shape rules, or a real misfit: the real forward pass tells
-    with torch.inference_mode():
-        shape = network(torch.zeros(window, device=device)).shape
-    return shape, _UNKNOWN_LAYERS * math.prod(window)
+    if not isinstance(network, TorchNetwork) or isinstance(network.module, torch.jit.ScriptModule):
+        with torch.inference_mode():
+            shape = network(torch.zeros(window, device=device)).shape
+        return shape, _UNKNOWN_LAYERS * math.prod(window)
+    if math.prod(window) > _SMALL_WINDOW:
+        # an operator without shape rules, or a real misfit: the real forward pass tells
+        with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):
+            hollow = copy.deepcopy(network.module).to("meta")  # the network and what it shares stay as they are
+            return _noted(hollow, torch.empty(window, device="meta"))
+    return _noted(network.module, torch.zeros(window, device=device))
 
 
-def _shape_without_computing(module: torch.nn.Module, window: tuple[int, ...]) -> tuple[torch.Size, int]:
-    """Of a copy without memory: the network itself must stay as it is, submodules that it shares included."""
+def _noted(module: torch.nn.Module, window: torch.Tensor) -> tuple[torch.Size, int]:
+    """A forward pass, with an eye on every layer."""
     outputs: list[int] = []
 
     def note(_: torch.nn.Module, __: object, output: object) -> None:
         outputs.append(output.numel() if isinstance(output, torch.Tensor) else 0)
 
-    hollow = copy.deepcopy(module).to("meta")
-    for part in hollow.modules():
-        if not list(part.children()):
-            part.register_forward_hook(note)
-    with torch.no_grad():
-        output = hollow(torch.empty(window, device="meta"))
+    layers = (part for part in module.modules() if not list(part.children()))
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with torch.inference_mode():
+            output = module(window)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return full_resolution(output).shape, sum(sorted(outputs)[-_LIVE_LAYERS:])
 
 
