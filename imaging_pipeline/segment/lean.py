@@ -1,6 +1,6 @@
 """MONAI without the packages that it would take along, where they are installed, for training, plots and tables.
 
-More than half of its import is theirs, and every worker pays it: 4.0 s and about 1.2 s on a core where all are installed.
+Most of its import is theirs, and every worker pays it: 4.0 s and about 1.2 s on a core where all are installed.
 """
 
 import importlib
