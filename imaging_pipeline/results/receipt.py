@@ -104,11 +104,12 @@ def follow_receipts(out: Store, run_id: str, pending: dict[str, Any], model: str
         for entry in _listed(out, {path for path, key in keys.items() if key in pending}):
             if seen.get(entry.path) == entry.stamp:
                 continue
-            seen[entry.path] = entry.stamp
             result = _read(out, entry.path)
             if result is not None and result.run_id == run_id:
                 del pending[keys[entry.path]]
                 fresh.append(result)
+            else:
+                seen[entry.path] = entry.stamp
         yield fresh
 
 

@@ -20,6 +20,7 @@ from pyspark.sql import functions as sql
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.intake.finder import Finder
 from imaging_pipeline.intake.found import PackedTask
 from imaging_pipeline.intake.listing import detours, list_passed_over
@@ -212,6 +213,7 @@ class SparkRunner:
         if bins:
             frame = self._session.createDataFrame(_task_table(bins))
             frame = frame.repartitionById(len(bins), frame.bin).drop("bin")
+            give_back_memory()  # the table has passed through several forms on its way to the JVM
             yield self._mapped(frame, path_runner(job, stage.seating), FINISHED, stage)
 
     def _spread(self, parts: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -> list[pa.Table]:

@@ -50,7 +50,7 @@ class Shown:
     def series(self) -> dict[str, Any]:
         """All series with their last reviews, and labels and colours of the models."""
         self.refresh()
-        rows = with_reviews(self._out, list(self._rows.values()))
+        rows = list(with_reviews(self._out, self._rows.values()))
         cards = {name: read_card(self._out, name) for name in {row["model"] for row in rows}}
         return {
             "reviewer": self._reviewer,

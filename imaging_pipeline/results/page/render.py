@@ -5,12 +5,14 @@ import json
 import logging
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from imaging_pipeline import __version__
@@ -34,6 +36,31 @@ _EXIT_WORDS = {
 }
 
 
+@dataclass(slots=True)
+class _Totals:
+    """What is counted over all rows in one go."""
+
+    models: set[str] = field(default_factory=set)
+    status: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    n_flagged: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "_Totals":
+        totals = cls()
+        for row in rows:
+            totals.models.add(row["model"])
+            totals.status[row["status"]] += 1
+            totals.flags.update(flag["code"] for flag in row["flags"])
+            totals.n_flagged += bool(row["flags"])
+        return totals
+
+    def counts(self) -> dict[str, int]:
+        """Series by status, and those to look at."""
+        by_status = {name.value: self.status[name] for name in Status}
+        return {"series": self.status.total(), **by_status, "flagged": self.n_flagged}
+
+
 def write_report(out: Store, max_series: int, *, embed: bool = False) -> int:
     """Write report.html from index and receipts of a RESULTS; how many series it shows.
 
@@ -48,12 +75,12 @@ def write_report(out: Store, max_series: int, *, embed: bool = False) -> int:
     rows = read_rows(out)
     shown = rows[:max_series]
     pictures = _embedded(out, shown) if embed else {}
-    out.publish(REPORT, render_report(out, rows, shown, pictures).encode())
+    out.publish(REPORT, b"".join(piece.encode() for piece in _pieces(out, rows, shown, pictures)))
     return len(shown)
 
 
-def render_report(out: Store, rows: Sequence[Row], shown: Sequence[Row], pictures: Mapping[str, str]) -> str:
-    """The page as text.
+def _pieces(out: Store, rows: Sequence[Row], shown: Sequence[Row], pictures: Mapping[str, str]) -> Iterator[str]:
+    """The page, piece by piece.
 
     Args:
         out: RESULTS, for its last run, its models' cards and reviews.
@@ -61,24 +88,27 @@ def render_report(out: Store, rows: Sequence[Row], shown: Sequence[Row], picture
         shown: Those of them that the table holds.
         pictures: Path of a preview to the data URI to show in its place.
     """
-    models = sorted({row["model"] for row in rows} - {VOLUMES_ONLY})
+    totals = _Totals.of(rows)
+    models = sorted(totals.models - {VOLUMES_ONLY})
     cards = {name: read_card(out, name) for name in models}
     colours = {name: dict(card.labels.values()) for name, card in cards.items() if card}
     style, script = asset("report.css"), asset("report.js")
-    data = {"rows": with_reviews(out, shown), "colours": colours, "pictures": dict(pictures)}
     return (
         environment()
         .from_string(asset("report.html"))
-        .render(
+        .generate(
             csp=page_policy(style, script),
             style=Markup(style),  # noqa: S704 - both are files of this package
             script=Markup(script),  # noqa: S704
-            data=data,
+            told=map(htmlsafe_json_dumps, with_reviews(out, shown)),
+            colours=colours,
+            pictures=dict(pictures),
+            n_shown=len(shown),
             n_rows=len(rows),
-            counts=_counts(rows),
+            counts=totals.counts(),
             run=_last_run(out),
             reasons=figures.reasons(rows),
-            flags=Counter(flag["code"] for row in rows for flag in row["flags"]).most_common(),
+            flags=totals.flags.most_common(),
             stages=figures.stage_bars(rows),
             durations=figures.duration_bars(rows),
             boxes={name: boxes for name in models if (boxes := figures.volume_boxes(rows, name))},
@@ -110,14 +140,13 @@ def page_policy(style: str, script: str) -> str:
     )
 
 
-def with_reviews(out: Store, rows: Sequence[Row]) -> list[Row]:
+def with_reviews(out: Store, rows: Iterable[Row]) -> Iterator[Row]:
     """Rows with the last verdict on each; a table of reviews that cannot be read hides none of them."""
     try:
         reviews = latest_reviews(out)
     except PipelineError as error:
         logging.getLogger(__name__).warning("no reviews: %s", error)
         reviews = {}
-    told = []
     for row in rows:
         review = reviews.get((row["key"], row["model"]))
         words = review and {
@@ -126,8 +155,7 @@ def with_reviews(out: Store, rows: Sequence[Row]) -> list[Row]:
             "reviewer": review.reviewer,
             "at": review.reviewed_at.isoformat(timespec="seconds"),
         }
-        told.append({**row, "review": words})
-    return told
+        yield {**row, "review": words}
 
 
 def _hash_of(text: str) -> str:
@@ -145,12 +173,6 @@ def _embedded(out: Store, rows: Sequence[Row]) -> dict[str, str]:
 
     with at_once(out) as work:
         return {path: picture for path, picture in zip(paths, work(read, paths), strict=True) if picture}
-
-
-def _counts(rows: Sequence[Row]) -> dict[str, int]:
-    status = Counter(row["status"] for row in rows)
-    flagged = sum(bool(row["flags"]) for row in rows)
-    return {"series": len(rows), **{name.value: status[name] for name in Status}, "flagged": flagged}
 
 
 def _last_run(out: Store) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """What pages for people show of each series: rows of the index without what identifies a patient."""
 
+import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 from imaging_pipeline.errors import Code
 from imaging_pipeline.records import GeometryVerdict, Status
@@ -23,6 +24,8 @@ _COLUMNS = (
 _ROWS_AT_A_TIME = 500
 """As Python's objects a row takes ten times the memory."""
 
+_ORDER = {Status.FAILED.value: 0, Status.DONE.value: 1, Status.SKIPPED.value: 2}
+
 _CHECKS = {
     Code.GANTRY_TILT: "slices are sheared: outlines may look stepped in the sagittal plane",
     Code.MISSING_SLICES: "look at the slices that were filled in: the anatomy there is interpolated",
@@ -41,19 +44,48 @@ _ABROAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 """Characters that could hide or reorder text on a page."""
 
 
-def read_rows(out: Store) -> list[Row]:
+class Rows(Sequence[Row]):
+    """Rows as JSON, each an object while it is looked at: as objects all of them take five times the memory."""
+
+    def __init__(self, packed: Sequence[bytes]) -> None:
+        """Take them as they are."""
+        self._packed = packed
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._packed)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "Rows": ...
+
+    def __getitem__(self, place: int | slice) -> "Row | Rows":
+        """One of them, made anew each time, or some."""
+        if isinstance(place, slice):
+            return Rows(self._packed[place])
+        row: Row = json.loads(self._packed[place])
+        return row
+
+
+def read_rows(out: Store) -> Rows:
     """All series of a RESULTS, those first that somebody should look at; what an older index lacks is empty.
 
     Raises:
         PipelineError: `index-damaged` or `store-unreachable`.
     """
     if kind_in(out) is None:
-        return []
+        return Rows(())
     table = read_series(out, [*_COLUMNS, "flags"])
     parts = (part.to_pylist(maps_as_pydicts="strict") for part in table.to_batches(max_chunksize=_ROWS_AT_A_TIME))
-    rows = [_row(values) for part in parts for values in part]
-    order = {Status.FAILED.value: 0, Status.DONE.value: 1, Status.SKIPPED.value: 2}
-    return sorted(rows, key=lambda row: (order[row["status"]], not row["flags"], row["key"], row["model"]))
+    return Rows([packed for _, packed in sorted(_placed(_row(values)) for part in parts for values in part)])
+
+
+def _placed(row: Row) -> tuple[tuple[int, bool, str, str], bytes]:
+    """A row behind what it is sorted by."""
+    place = _ORDER[row["status"]], not row["flags"], row["key"], row["model"]
+    return place, json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _row(values: Mapping[str, Any]) -> Row:
