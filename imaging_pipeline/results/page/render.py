@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
+from io import BytesIO
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -17,7 +18,7 @@ from markupsafe import Markup
 
 from imaging_pipeline import __version__
 from imaging_pipeline.errors import PipelineError
-from imaging_pipeline.host import now, versions
+from imaging_pipeline.host import give_back_memory, now, versions
 from imaging_pipeline.records import Status
 from imaging_pipeline.results.card import read_card
 from imaging_pipeline.results.dataset import NOT_FOR_CLINICAL_USE
@@ -75,7 +76,10 @@ def write_report(out: Store, max_series: int, *, embed: bool = False) -> int:
     rows = read_rows(out)
     shown = rows[:max_series]
     pictures = _embedded(out, shown) if embed else {}
-    out.publish(REPORT, b"".join(piece.encode() for piece in _pieces(out, rows, shown, pictures)))
+    page = BytesIO()
+    page.writelines(piece.encode() for piece in _pieces(out, rows, shown, pictures))
+    out.publish(REPORT, page.getvalue())
+    give_back_memory()
     return len(shown)
 
 

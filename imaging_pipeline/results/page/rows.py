@@ -77,9 +77,11 @@ def read_rows(out: Store) -> Rows:
     """
     if kind_in(out) is None:
         return Rows(())
-    table = read_series(out, [*_COLUMNS, "flags"])
-    parts = (part.to_pylist(maps_as_pydicts="strict") for part in table.to_batches(max_chunksize=_ROWS_AT_A_TIME))
-    return Rows([packed for _, packed in sorted(_placed(_row(values)) for part in parts for values in part)])
+    batches = read_series(out, [*_COLUMNS, "flags"]).to_batches(max_chunksize=_ROWS_AT_A_TIME)
+    placed = []
+    while batches:
+        placed += [_placed(_row(values)) for values in batches.pop().to_pylist(maps_as_pydicts="strict")]
+    return Rows([packed for _, packed in sorted(placed)])
 
 
 def _placed(row: Row) -> tuple[tuple[int, bool, str, str], bytes]:
