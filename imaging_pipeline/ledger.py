@@ -11,7 +11,7 @@ from typing import Any
 
 from imaging_pipeline import schedule
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.host import now, versions
+from imaging_pipeline.host import give_back_memory, now, versions
 from imaging_pipeline.job import Job
 from imaging_pipeline.outbox import Dispatch
 from imaging_pipeline.records import SeriesResult, Status
@@ -179,6 +179,7 @@ class Ledger:
                 table.commit(self._sending, self._batch)
             self._sending = []
             self._batch = replace(self._batch, number=self._batch.number + 1)
+        give_back_memory()
         ended = time.monotonic()
         self._next_commit = ended + max(self._job.settings.index.commit_seconds, _COMMIT_SHARE * (ended - began))
 
