@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-results
 PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# modules are compiled when they are first imported: most of what is installed never is
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test lint types style docs viewer clean
 

@@ -20,8 +20,10 @@ STAGES = {"open_model": "open", "decode": "load", "postprocess": "restore"}
 
 NOTES = (
     "equal_voxels: share of native voxels with the label of the system in compared_with",
-    "seconds_without_import: without start of Python and import of packages; other_s: in no stage, the exit included",
-    "forward_s: within network_s, the network alone, without cutting out and adding up windows (peers on the CPU)",
+    "seconds_without_import: without start of Python and import of packages, but for those of our worker",
+    "other_s: in no stage: the exit, and of ours the worker's start, its imports and the opening of the model",
+    "network_s: windows cut out, through the network and added up, in every system",
+    "forward_s: within network_s, the network alone (peers on the CPU)",
     "high_water_mb: most that the process held by its own account, not missed between two looks",
     "network_share: network_s / seconds; gflops: windows run x operations of the network in a window / network_s",
     "the synthetic cases' weights are random, with interpolating upsampling so that labels form regions",

@@ -1,4 +1,4 @@
-"""`python -m imaging_pipeline.run` with its imports made first, so that their seconds are known.
+"""`python -m imaging_pipeline.run`, and the seconds until it was imported; its worker imports torch beside reading.
 
 python -m benchmarks.ours_inference FIGURES STUDY --out OUT [options of imaging_pipeline.run]
 """
@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import imaging_pipeline.segment.engine  # noqa: F401  the command imports it with the first series
 from imaging_pipeline.host import peak_rss_mb
 from imaging_pipeline.run import main as run
 

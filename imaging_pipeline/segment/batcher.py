@@ -20,7 +20,7 @@ class Batcher:
     Every batch has the same shape: what no volume fills is a repetition whose scores are dropped.
 
     Attributes:
-        seconds: Time in the network so far.
+        seconds: Time in the network so far, and for putting its scores in their places.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Batcher:
         asking, votes = taken[0][0], votes_of(self.network)
         with torch.inference_mode():
             for number, ((stream, start), values) in enumerate(zip(taken, scores, strict=False)):
-                stream.seconds += seconds / len(taken)
+                began = time.perf_counter()
                 try:
                     stream.give(start, values)
                     if votes is not None:
@@ -122,6 +122,9 @@ class Batcher:
                     if stream is asking:  # it stands first: no other has been given anything yet
                         raise
                     stream.error = error
+                placing = time.perf_counter() - began
+                self.seconds += placing
+                stream.seconds += seconds / len(taken) + placing
 
     def _windows(self, taken: Taken) -> torch.Tensor:
         first, start = taken[0]

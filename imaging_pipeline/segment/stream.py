@@ -42,7 +42,7 @@ class WindowStream:
         n_windows: All windows of the volume.
         n_skipped: Those that show nothing but air.
         n_channels: Classes; 0 until the network has said so.
-        seconds: Time in the network for windows of this stream.
+        seconds: Time in the network for windows of this stream, and for putting their scores in their places.
         agreement: How far the members of an ensemble agree.
         error: What went wrong over its windows while another volume was asked for; raised when this one is.
     """
