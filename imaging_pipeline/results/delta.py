@@ -23,8 +23,8 @@ from imaging_pipeline.stores.store import Table
 
 _TRIES = 8
 _PAUSE_SECONDS = 0.05
-_FULL_BYTES = 8 << 20
-"""Files of this size (some 30 000 rows) are left as they are: what a compaction writes is bounded."""
+_FULL_BYTES = 2 << 20
+"""Files of this size (some 7 000 rows) are left as they are: what a compaction holds and writes is bounded."""
 
 _NO_ROOM = r"no space left|quota exceeded|read-only file system|permission denied|os error (28|122|30|13)\b"
 """A disk that takes nothing is no damage of the table."""
@@ -224,7 +224,7 @@ class DeltaIndex:
             if table is None:
                 return
             is_ours = table.version() == self._version
-            table.optimize.compact(target_size=_FULL_BYTES)
+            table.optimize.compact(target_size=_FULL_BYTES, max_concurrent_tasks=1)
             table.create_checkpoint()
             if at_last:
                 keep = self._settings.keep_hours

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from imaging_pipeline.errors import Code
+from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.records import GeometryVerdict, Status
 from imaging_pipeline.results.index import kind_in
 from imaging_pipeline.results.reading import read_series
@@ -81,7 +82,10 @@ def read_rows(out: Store) -> Rows:
     placed = []
     while batches:
         placed += [_placed(_row(values)) for values in batches.pop().to_pylist(maps_as_pydicts="strict")]
-    return Rows([packed for _, packed in sorted(placed)])
+    rows = Rows([packed for _, packed in sorted(placed)])
+    del placed
+    give_back_memory()
+    return rows
 
 
 def _placed(row: Row) -> tuple[tuple[int, bool, str, str], bytes]:
