@@ -102,7 +102,7 @@ def follow_receipts(out: Store, run_id: str, pending: dict[str, Any], model: str
     while True:
         fresh: list[SeriesResult] = []
         for entry in _listed(out, {path for path, key in keys.items() if key in pending}):
-            if seen.get(entry.path) == entry.stamp:
+            if keys[entry.path] not in pending or seen.get(entry.path) == entry.stamp:
                 continue
             result = _read(out, entry.path)
             if result is not None and result.run_id == run_id:
