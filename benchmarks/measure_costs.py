@@ -37,11 +37,10 @@ from imaging_pipeline.cost import Estimate
 from imaging_pipeline.host import peak_rss_mb, reset_peak_rss, versions
 from imaging_pipeline.identity import Keys
 from imaging_pipeline.intake.copies import mark_copies
-from imaging_pipeline.intake.finder import Finder, choose
-from imaging_pipeline.intake.found import PackedTask
+from imaging_pipeline.intake.finder import Finder, choose, gather
 from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files, list_passed_over
-from imaging_pipeline.intake.packets import by_bucket, parts_of
+from imaging_pipeline.intake.packets import of_instances, parts_of
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.intake.series import group_series
 from imaging_pipeline.job import Job
@@ -238,12 +237,13 @@ def _planned(file: Path) -> float:
         rows = pa.ipc.open_stream(stream).read_all()
     packets = pa.concat_tables([opened(content.as_py()) for content in rows["packets"]])
     del rows
-    parts = [sealed(part) for part in parts_of(mark_copies(by_bucket(packets)), 2)]
+    parts = [sealed(part) for part in parts_of(mark_copies(of_instances(packets)), 2)]
     finder = Finder(KEYS, resolve(), SelectionRules(), "none")
     found, find_s = _timed(lambda: [sealed(finder(opened(part))) for part in parts], time.process_time)
-    series = list(choose(pa.concat_tables(map(opened, found)), finder.rules))
-    dealt = deal([item for item in series if isinstance(item, PackedTask)], 2, 4, Estimate(outline=None))
-    pa.table({"tasks": [task.content for members in dealt for task in members]})
+    tasks, _ = choose(gather(map(opened, found)), finder.rules)
+    seconds = np.fromiter(map(Estimate(outline=None), tasks), np.float64, len(tasks))
+    for members in deal(seconds, 2, 4):
+        pa.table({"tasks": [task.content for task in tasks.part(tasks.rows[members])]})
     return find_s
 
 
@@ -252,7 +252,7 @@ def _receipts(scratch: Path, result: SeriesResult) -> Figures:
     open_results(out)
     copies = list(_copies(result, N_RECEIPTS))
     write_s = statistics.median([_timed(partial(write_receipt, out, item))[1] for item in copies])
-    pending = dict.fromkeys(item.identity.series_key for item in copies)
+    pending = {item.identity.series_key for item in copies}
     followed = follow_receipts(out, result.run_id, pending, result.model_name)
     _, read_s = _timed(lambda: next(followed), time.process_time)
     scan_s = min(_timed(lambda: next(followed))[1] for _ in range(20))

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from benchmarks.peer_account import account
 from imaging_pipeline.identity import Keys
 from imaging_pipeline.intake.copies import mark_copies
-from imaging_pipeline.intake.finder import Finder
-from imaging_pipeline.intake.found import PackedTask, series_in
-from imaging_pipeline.intake.packets import by_bucket
+from imaging_pipeline.intake.finder import Finder, choose, gather
+from imaging_pipeline.intake.packets import of_instances
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.settings import Settings, resolve
 from imaging_pipeline.sources import open_source
@@ -120,8 +119,8 @@ def _intake(runner: "Runner", folder: Path, settings: Settings) -> Counts:
     packets = runner.read_headers(files, (), open_source)
     read_s = time.perf_counter() - start - listed_s
     finder = Finder(Keys(b"benchmark" * 4), settings, SelectionRules(), "none")
-    tasks = list(series_in(runner.find_series(mark_copies(by_bucket(packets)), finder)))
-    volumes = [item.unpack() for item in tasks if isinstance(item, PackedTask)]
+    tasks, _ = choose(gather(runner.find_series(mark_copies(of_instances(packets)), finder)), finder.rules)
+    volumes = [item.unpack() for item in tasks]
     return {
         "instances": sum(task.identity.n_slices for task in volumes),
         "series": len(volumes),

@@ -94,20 +94,19 @@ class _Watched:
         with self._timed("reading_s"):
             return self._runner.read_headers(files, keywords, opener)
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> pa.Table:
+    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
         with self._timed("finding_s"):
-            found = self._runner.find_series(packets, finder)
+            yield from self._runner.find_series(packets, finder)
         steps = ("listing_s", "reading_s", "finding_s")
         self._seconds["headers_s"] = sum(self._seconds.get(name, 0.0) for name in steps)
         self._headers_over = time.perf_counter()
-        return found
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         with self._timed("check_s"):
             return self._runner.check_model(job)
 
     def results(self, schedule: Schedule, job: Job) -> Iterator[SeriesResult]:
-        self._noted.bins = [[task.series_key for task in members] for members in schedule.bins]
+        self._noted.bins = [members.column("series_key").to_pylist() for members in schedule.bins]
         self._seconds["plan_s"] = time.perf_counter() - self._headers_over - self._seconds.get("check_s", 0.0)
         self._seconds["results_began_at"] = time.time()
         with self._timed("results_s"):

@@ -1,7 +1,7 @@
 """The partitions of a run in plain Python: processes that take bins from a shared queue, without Spark or Java."""
 
 import multiprocessing
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from itertools import chain
@@ -14,7 +14,7 @@ from imaging_pipeline import partition
 from imaging_pipeline.intake.finder import Finder
 from imaging_pipeline.intake.found import PackedTask
 from imaging_pipeline.intake.listing import list_files
-from imaging_pipeline.intake.packets import parts_of, read_packets
+from imaging_pipeline.intake.packets import PACKETS, parts_of, read_packets
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import FileRef, SeriesResult
 from imaging_pipeline.rows import to_table
@@ -52,16 +52,14 @@ class PoolRunner:
     def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
         """See `imaging_pipeline.runner.Runner`."""
         starts = range(0, files.num_rows, self._files_a_piece)
-        pieces = [files.slice(start, self._files_a_piece) for start in starts]
-        return self._all_of(pieces, partial(read_packets, keywords=frozenset(keywords), opener=opener))
+        # cut, or pickle would send all of it with each
+        pieces = [files.slice(start, self._files_a_piece).combine_chunks() for start in starts]
+        work = partial(read_packets, keywords=frozenset(keywords), opener=opener)
+        return pa.concat_tables([PACKETS.empty_table(), *self._pool.map(work, pieces)])
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> pa.Table:
+    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
         """See `imaging_pipeline.runner.Runner`."""
-        return self._all_of(parts_of(packets, self._n_processes), finder) if packets.num_rows else finder(packets)
-
-    def _all_of(self, tables: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -> pa.Table:
-        """What processes make of tables; `combine_chunks` cuts what pickle would else send of the whole."""
-        return pa.concat_tables(self._pool.map(work, [table.combine_chunks() for table in tables]))
+        return self._pool.map(finder, parts_of(packets, self._n_processes))
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         """See `imaging_pipeline.runner.Runner`."""
@@ -70,7 +68,7 @@ class PoolRunner:
 
     def results(self, schedule: Schedule, job: Job) -> Iterator[SeriesResult]:
         """See `imaging_pipeline.runner.Runner`."""
-        futures = [self._pool.submit(_process, members, job) for members in schedule.bins]
+        futures = [self._pool.submit(_process, members, job) for members in map(list, schedule.bins)]
         for future in as_completed(futures):
             yield from future.result()
 

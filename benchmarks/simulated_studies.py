@@ -4,12 +4,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+
+import numpy as np
 
 from benchmarks.costs import Costs
 from benchmarks.simulated_values import Work
 from imaging_pipeline.bins import deal
-from imaging_pipeline.records import SeriesIdentity, SeriesTask, SliceRef
 
 SIDE = 512
 SLICE_MB = (SIDE * SIDE * 2 + 4096) / 1e6
@@ -50,9 +50,8 @@ def make_studies(n: int, seed: int = 0) -> list[Study]:
 
 def deal_studies(studies: Sequence[Study], n_slots: int, bins_per_slot: int) -> list[list[Study]]:
     """What `imaging_pipeline.bins.deal` makes of them, weighed by their voxels."""
-    tasks = [_task(number, study.n_slices) for number, study in enumerate(studies)]
-    dealt = deal(tasks, n_slots, bins_per_slot, lambda task: float(task.n_voxels))
-    return [[studies[int(task.identity.series_key)] for task in members] for members in dealt]
+    voxels = np.array([study.mvoxels for study in studies])
+    return [[studies[place] for place in members.tolist()] for members in deal(voxels, n_slots, bins_per_slot)]
 
 
 def work_of(study: Study, gpu_s: float, open_file_s: float, costs: Costs) -> Work:
@@ -70,37 +69,3 @@ def work_of(study: Study, gpu_s: float, open_file_s: float, costs: Costs) -> Wor
         gpu_s=study.mvoxels * costs.preprocess_s_per_mvoxel + gpu_s * study.mb / MEAN_MB,
         write_s=study.mvoxels * costs.write_s_per_mvoxel + costs.receipt_s,
     )
-
-
-def _task(number: int, n_slices: int) -> SeriesTask:
-    identity = SeriesIdentity(
-        series_key=f"{number:016d}",
-        stack=0,
-        subject_key="",
-        session_key="",
-        study_uid="",
-        series_uid="",
-        series_number=None,
-        modality="CT",
-        series_description="",
-        n_slices=n_slices,
-        inputs_digest="",
-    )
-    return SeriesTask(
-        identity=identity,
-        slices=_slices(n_slices),
-        rows=SIDE,
-        columns=SIDE,
-        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        pixel_spacing_mm=(0.8, 0.8),
-        step_mm=(0.0, 0.0, 1.0),
-        photometric="MONOCHROME2",
-        size_bytes=round(n_slices * SLICE_MB * 1e6),
-    )
-
-
-@cache
-def _slices(n: int) -> tuple[SliceRef, ...]:
-    """As many planes; series of one length share them, for dealing looks at their number alone."""
-    plane = SliceRef(path="", frame=None, position_mm=(0.0, 0.0, 0.0), slope=1.0, intercept=0.0)
-    return (plane,) * n

@@ -1,23 +1,16 @@
 """Series into bins, longest first: large bins for the start of a run, small ones for its end."""
 
 import heapq
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.int64]
 
 
-class Named(Protocol):
-    """A series, packed or not."""
-
-    @property
-    def series_key(self) -> str:
-        """Its name."""
-
-
-Task = TypeVar("Task", bound=Named)
-
-
-def deal(tasks: Sequence[Task], n_slots: int, bins_per_slot: int, weigh: Callable[[Task], float]) -> list[list[Task]]:
-    """Deal tasks into at most `n_slots` x `bins_per_slot` bins, the heaviest task first to the bin with most room.
+def deal(seconds: NDArray[np.float64], n_slots: int, bins_per_slot: int) -> list[Places]:
+    """Deal series into at most `n_slots` x `bins_per_slot` bins, the heaviest series first to the bin with most room.
 
     A slot that is free takes the next bin, heaviest first. The first bins of all slots are to hold half of the work,
     the next a quarter, and so on (factoring: Hummel, Schonberg and Flynn, 1992): what a prediction is off by is evened
@@ -25,26 +18,24 @@ def deal(tasks: Sequence[Task], n_slots: int, bins_per_slot: int, weigh: Callabl
     bin the heaviest comes first.
 
     Args:
-        tasks: Series.
+        seconds: Predicted seconds of each series.
         n_slots: Bins that are worked through beside each other.
         bins_per_slot: Bins for each slot at most.
-        weigh: Predicted seconds of a series.
 
     Returns:
-        The bins, the heaviest first; empty ones are left out.
+        Places of series by bin, the heaviest bin first; empty ones are left out.
     """
-    weights = {task.series_key: weigh(task) for task in tasks}
-    total = sum(weights.values())
+    total = float(seconds.sum())
     shares = [share / n_slots for share in _shares(bins_per_slot) for _ in range(n_slots)]
-    bins: list[list[Task]] = [[] for _ in shares]
+    bins: list[list[int]] = [[] for _ in shares]
     heap = [(-share * total, number) for number, share in enumerate(shares)]
     heapq.heapify(heap)
-    for task in sorted(tasks, key=lambda task: (-weights[task.series_key], task.series_key)):
+    for place in np.argsort(-seconds, kind="stable").tolist():
         room, number = heapq.heappop(heap)
-        bins[number].append(task)
-        heapq.heappush(heap, (room + weights[task.series_key], number))
-    filled = [members for members in bins if members]
-    return sorted(filled, key=lambda members: -sum(weights[task.series_key] for task in members))
+        bins[number].append(place)
+        heapq.heappush(heap, (room + float(seconds[place]), number))
+    filled = [np.array(members) for members in bins if members]
+    return sorted(filled, key=lambda members: -float(seconds[members].sum()))
 
 
 def makespan(seconds: Sequence[float], n_slots: int) -> float:

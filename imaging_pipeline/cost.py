@@ -1,11 +1,11 @@
 """How long a series will take, from its size, the model's windows, and what series of an earlier run took."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from imaging_pipeline.intake.found import PackedTask
+from imaging_pipeline.intake.found import PackedTask, Tasks
 from imaging_pipeline.records import SeriesResult, SeriesTask, Status
 from imaging_pipeline.segment.outline import Outline
 
@@ -86,7 +86,7 @@ class Estimate:
 class Lesson:
     """What a run teaches: all seconds of its stages by all of its work; it holds sums, not results."""
 
-    def __init__(self, estimate: Estimate, tasks: Iterable[Task]) -> None:
+    def __init__(self, estimate: Estimate, tasks: Tasks) -> None:
         """Know nothing yet.
 
         Args:
@@ -94,16 +94,17 @@ class Lesson:
             tasks: Its series.
         """
         self._estimate = estimate
-        self._tasks = {task.series_key: task for task in tasks}
+        self._tasks = tasks
+        self._left = tasks.remaining()
         self._amounts = dict.fromkeys(_STAGES, 0.0)
         self._seconds = dict.fromkeys(_STAGES, 0.0)
 
     def add(self, result: SeriesResult) -> None:
         """Take in what became of a series; only those that are done teach something."""
-        task = self._tasks.pop(result.identity.series_key, None)
-        if task is None or result.status is not Status.DONE:
+        key = result.identity.series_key
+        if not self._left.discard(key) or result.status is not Status.DONE:
             return
-        work = self._estimate.work(task)
+        work = self._estimate.work(self._tasks[key])
         amounts = {"read": work.megabytes, "voxels": work.voxels, "network": work.inputs}
         for rate, stages in _STAGES.items():
             self._amounts[rate] += amounts[rate]

@@ -154,8 +154,8 @@ def _once(round_: Round, *, dry_run: bool) -> Exit:
     round_.tell(plan)
     if not dry_run:
         return round_.work(plan)
-    tasks = (task.unpack() for task in (*plan.todo, *plan.done))
-    done = (task.series_key for task in plan.done)
+    tasks = (task.unpack() for task in chain(plan.todo, plan.done))
+    done = plan.done.column("series_key").to_pylist()
     round_.screen.table(tasks, (item.unpack() for item in plan.skipped), plan.given_up, done)
     return plan.exit_code()
 

@@ -90,14 +90,14 @@ class HeaderCache:
         """
         if not self._writes:
             return
-        added = fresh.filter(fresh["files"].is_valid())
+        added, has_news = fresh, fresh["files"].null_count < fresh.num_rows
         segments = self._segments()
-        if len(segments) + bool(added.num_rows) > _MOST_SEGMENTS:
-            added = pa.concat_tables([added, known])
+        if len(segments) + has_news > _MOST_SEGMENTS:
+            added = pa.concat_tables([fresh, known])
         else:
             segments = []
         with suppress(PipelineError):  # a run goes on without a cache
-            if added.num_rows:
+            if has_news or segments:
                 self._out.publish(self._next_segment(), self._sealed(added))
             self._remove([*segments, *self._outdated()])
 
@@ -124,19 +124,18 @@ class HeaderCache:
 
     def _read(self, path: str) -> Iterator[pa.RecordBatch]:
         """What can be read of a file: a part that is damaged, or cut off, is left out."""
-        try:
-            parts = self._out.read(path).split(b"\n")
-        except OSError:
-            return
-        for part in filter(None, parts):
-            with suppress(InvalidToken, pa.ArrowException):
-                yield from list(pa.ipc.open_stream(self._box.decrypt(part)))
+        with suppress(OSError), self._out.fetched(path) as file, file.open("rb") as parts:
+            for part in parts:
+                with suppress(InvalidToken, pa.ArrowException):
+                    yield from list(pa.ipc.open_stream(self._box.decrypt(part.rstrip())))
 
     def _sealed(self, packets: pa.Table) -> Iterator[bytes]:
-        for batch in packets.combine_chunks().to_batches(max_chunksize=_PART_PACKETS):
+        """What lasts of packets, part by part."""
+        for start in range(0, packets.num_rows, _PART_PACKETS):
+            part = packets.slice(start, _PART_PACKETS)
             sink = io.BytesIO()
-            with pa.ipc.new_stream(sink, batch.schema) as stream:
-                stream.write_batch(batch)
+            with pa.ipc.new_stream(sink, part.schema) as stream:
+                stream.write_table(part.filter(part["files"].is_valid()).combine_chunks())
             yield self._box.encrypt(sink.getvalue()) + b"\n"
 
 

@@ -27,7 +27,7 @@ from imaging_pipeline.results.receipt import (
     write_receipt,
 )
 from imaging_pipeline.results.seal import FIELD, seal
-from imaging_pipeline.results.tables import Batch, Form, Index, Key, open_table
+from imaging_pipeline.results.tables import Batch, Form, Index, Keys, open_table
 from imaging_pipeline.stores import at_once
 from imaging_pipeline.tally import Tally
 
@@ -62,7 +62,7 @@ class Ledger:
         self._batch = Batch(writer=job.run_id, number=1)
         self._next_commit = time.monotonic() + job.settings.index.commit_seconds
         self._indexed = self._known_rows(self._index, lambda: bool(receipt_paths(job.out)))
-        self._measured: set[Key] | None = None
+        self._measured: Keys | None = None
         if self._measurements is not None:
             self._measured = self._known_rows(self._measurements, self._has_measured)
         self._started_at = now()
@@ -150,10 +150,11 @@ class Ledger:
     def _has_measured(self) -> bool:
         return any(receipt.measurements_path for receipt in read_receipts(self._job.out))
 
-    def _known_rows(self, table: Index, ought_to_have: Callable[[], bool]) -> set[Key]:
+    def _known_rows(self, table: Index, ought_to_have: Callable[[], bool]) -> Keys:
         """What a table has; one that is lost or damaged is made anew of the receipts first."""
         try:
-            if found := table.keys():
+            found = table.keys()
+            if len(found):
                 return found
             wanting = ought_to_have()
         except PipelineError as error:

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from itertools import chain
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from imaging_pipeline.console import Screen
-from imaging_pipeline.errors import PipelineError
-from imaging_pipeline.intake.found import PackedSkip, PackedTask, packed_task
+from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.intake.found import PackedTask, Skips, Tasks, packed_task
 from imaging_pipeline.intake.rules import SelectionRules
+from imaging_pipeline.intake.shelf import Rows, Shelf
 from imaging_pipeline.job import Job
 from imaging_pipeline.ledger import Ledger
 from imaging_pipeline.monitoring import Observer
@@ -64,9 +68,9 @@ class Plan:
         schedule: How `todo` is dealt out.
     """
 
-    todo: tuple[PackedTask, ...]
-    done: tuple[PackedTask, ...]
-    skipped: tuple[PackedSkip, ...]
+    todo: Tasks
+    done: Tasks
+    skipped: Skips
     given_up: tuple[SeriesResult, ...]
     tally: Tally
     others: Callable[[], Iterable[tuple[str, str]]]
@@ -75,7 +79,8 @@ class Plan:
 
     def exit_code(self) -> Exit:
         """What a run would end in if every series that is taken were done."""
-        if self.given_up or any(item.code.is_failure for item in self.skipped):
+        codes = map(Code, self.skipped.column("code").unique().to_pylist())
+        if self.given_up or any(code.is_failure for code in codes):
             return Exit.SOME_FAILED
         return Exit.OK if self.todo or self.done else Exit.NOTHING_USABLE
 
@@ -86,11 +91,11 @@ class Known:
 
     Attributes:
         survey: What was found: it is found again where no file has changed.
-        verified: Series key and fingerprint of series that were found done, outputs and all.
+        verified: Digests of series key and fingerprint of series that were found done, outputs and all.
     """
 
     survey: Survey | None = None
-    verified: set[tuple[str, str]] = field(default_factory=set)
+    verified: set[bytes] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,19 +137,20 @@ class Round:
         with self.screen.busy("reading headers"):
             found = known.survey = surveyor.survey(known.survey, dry_run=dry_run)
         tally = Tally(files=found.files.copy(), duplicates=found.n_copies)
-        tasks = [task for task in found.tasks if self.only is None or task.series_key in self.only]
-        with self.screen.busy("looking what is done"), at_once(job.out) as work:
-            pairs = list(zip(tasks, work(self._verdict, tasks), strict=True))
-        todo = tuple(_with_cause(task, verdict.cause) for task, verdict in pairs if verdict.is_todo)
-        tally.again = Counter(kind_of(verdict.cause) for _, verdict in pairs if verdict.cause)
-        done = tuple(task for task, verdict in pairs if verdict.is_done)
-        given_up = tuple(verdict.given_up for _, verdict in pairs if verdict.given_up is not None)
-        self.observer.looked(todo, len(done), found.skipped, len(given_up))
+        tasks = found.tasks if self.only is None else found.tasks.part(_rows_of(found.tasks, self.only))
+        with self.screen.busy("looking what is done"):
+            verdicts = self._verdicts(tasks)
+        todo = tasks.part(np.array(verdicts.todo, np.int64))
+        if verdicts.causes:
+            todo = Shelf.of(PackedTask, (_with_cause(task, verdicts.causes) for task in todo))
+        tally.again = Counter(map(kind_of, verdicts.causes.values()))
+        done = tasks.part(np.array(verdicts.done, np.int64))
+        self.observer.looked(todo, len(done), found.skipped, len(verdicts.given_up))
         return Plan(
             todo=todo,
             done=done,
             skipped=found.skipped,
-            given_up=given_up,
+            given_up=tuple(verdicts.given_up),
             tally=tally,
             others=found.reasons,
             began=began,
@@ -159,13 +165,13 @@ class Round:
         if plan.tally.again:
             counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(plan.tally.again.items()))
             self.screen.say(f"again: {counts}")
-        if plan.todo:
+        if len(plan.todo):
             self.screen.say(plan.schedule.in_words())
 
     def work(self, plan: Plan) -> Exit:
         """Work through a plan; every result goes to the screen and, in batches, into the index."""
         with self.stop.marking(self.job):
-            if plan.todo and not self.stop.requested:
+            if len(plan.todo) and not self.stop.requested:
                 with self.screen.busy(f"opening {self.job.model_name}" if self.job.bundle else "getting ready"):
                     lines = self.runner.check_model(self.job)
                 for line in lines:
@@ -181,8 +187,7 @@ class Round:
         audit.record("planned", run_id=job.run_id, inputs=_inputs(plan))
         tally.already_done = len(plan.done)
         ledger = Ledger(job, str(self.studies), plan.schedule.forecast())
-        for first in range(0, len(plan.skipped), _RESULTS_AT_A_TIME):
-            part = plan.skipped[first : first + _RESULTS_AT_A_TIME]
+        for part in plan.skipped.pieces(_RESULTS_AT_A_TIME):
             skipped = [skipped_result(item.unpack(), job) for item in part]
             ledger.record_skipped(skipped)
             for result in skipped:
@@ -192,14 +197,15 @@ class Round:
             tally.add(result)
             self.observer.left_out(result)
             ledger.keep(result.identity.series_key, is_done=False)
-        for task in plan.done:
-            ledger.keep(task.series_key, is_done=True)
-        self.outbox.put_finished((task.series_key for task in plan.done), job.model_name)
+        finished = plan.done.column("series_key").to_pylist()
+        for key in finished:
+            ledger.keep(key, is_done=True)
+        self.outbox.put_finished(finished, job.model_name)
         self.screen.start(plan.schedule, job)
         exit_code, began, outcome, n_before = Exit.UNEXPECTED, time.monotonic(), None, tally.n_results
         lesson = plan.schedule.lesson()
         try:
-            for result in self.runner.results(plan.schedule, job) if plan.todo else ():
+            for result in self.runner.results(plan.schedule, job) if len(plan.todo) else ():
                 tally.add(result)
                 lesson.add(result)
                 self.screen.result(result)
@@ -231,10 +237,19 @@ class Round:
         except PipelineError as error:
             self.screen.say(f"no {layout.REPORT}: {error.code}: {error.message}; {error.hint}")
 
+    def _verdicts(self, tasks: Tasks) -> "_Verdicts":
+        verdicts = _Verdicts()
+        with at_once(self.job.out) as work:
+            for some in tasks.pieces(_RESULTS_AT_A_TIME):
+                for row, task, verdict in zip(some.rows.tolist(), some, work(self._verdict, some), strict=True):
+                    verdicts.add(row, task.series_key, verdict)
+        return verdicts
+
     def _verdict(self, task: PackedTask) -> "_Verdict":
         job, key, verified = self.job, task.series_key, self.known.verified
         wanted, is_forced = job.fingerprint(task.inputs_digest), job.settings.force or self.only is not None
-        if (key, wanted) in verified and not is_forced:
+        name = hashlib.sha256(f"{key} {wanted}".encode()).digest()
+        if name in verified and not is_forced:
             return _Verdict(is_done=True)
         found = find_receipt(job.out, layout.receipt_path(key, job.model_name), job.seal_key)
         if found is None or is_forced:
@@ -244,7 +259,7 @@ class Round:
         digest = "" if job.bundle is None else job.bundle.digest
         cause = why_again(job.out, found, Wanted(identity=task.identity, model_digest=digest, settings=job.settings))
         if not cause:
-            verified.add((key, wanted))
+            verified.add(name)
         return _Verdict(cause=cause, is_done=not cause)
 
 
@@ -267,26 +282,50 @@ class _Verdict:
         return not self.is_done and self.given_up is None
 
 
-def _with_cause(task: PackedTask, cause: str) -> PackedTask:
-    return packed_task(replace(task.unpack(), recomputed_because=cause)) if cause else task
+@dataclass(slots=True)
+class _Verdicts:
+    """Verdicts on all series: rows of those that are to be done, and of those that are done."""
+
+    todo: list[int] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+    given_up: list[SeriesResult] = field(default_factory=list)
+    causes: dict[str, str] = field(default_factory=dict)
+
+    def add(self, row: int, series_key: str, verdict: _Verdict) -> None:
+        if verdict.given_up is not None:
+            self.given_up.append(verdict.given_up)
+            return
+        (self.done if verdict.is_done else self.todo).append(row)
+        if verdict.cause:
+            self.causes[series_key] = verdict.cause
+
+
+def _rows_of(tasks: Tasks, only: frozenset[str]) -> Rows:
+    wanted = pc.is_in(tasks.column("series_key"), value_set=pa.array(only, pa.string()))
+    return tasks.rows[np.array(wanted, np.bool_)]
+
+
+def _with_cause(task: PackedTask, causes: dict[str, str]) -> PackedTask:
+    cause = causes.get(task.series_key)
+    return task if cause is None else packed_task(replace(task.unpack(), recomputed_because=cause))
 
 
 def _inputs(plan: Plan) -> dict[str, Any]:
     """What a pass found, in numbers and one digest over the inputs of all series."""
-    identities = chain(
-        (item.unpack().identity for item in (*plan.todo, *plan.done)),  # one at a time
-        (item.unpack().identity for item in plan.skipped),
-        (item.identity for item in plan.given_up),
-    )
-    digests, n_slices = list[str](), 0
-    for identity in identities:
-        digests.append(f"{identity.series_key} {identity.inputs_digest}")
-        n_slices += identity.n_slices
-    content = "\n".join(sorted(digests)).encode()
+    names = ("series_key", "inputs_digest", "n_slices")
+    parts = [[shelf.column(name) for name in names] for shelf in (plan.todo, plan.done, plan.skipped)]
+    given_up = [[getattr(item.identity, name) for item in plan.given_up] for name in names]
+    parts.append([pa.array(values, column.type) for values, column in zip(given_up, parts[0], strict=True)])
+    keys, digests, n_slices = (pa.chunked_array(columns) for columns in zip(*parts, strict=True))
+    lines = pc.binary_join_element_wise(keys, digests, " ")
+    lines = lines.take(pc.sort_indices(lines))
+    digest = hashlib.sha256()
+    for number, line in enumerate(lines):
+        digest.update(b"\n" * bool(number) + line.as_py().encode())
     return {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "series": len(digests),
-        "slices": n_slices,
+        "sha256": digest.hexdigest(),
+        "series": len(lines),
+        "slices": pc.sum(n_slices).as_py() or 0,
         "todo": len(plan.todo),
     }
 

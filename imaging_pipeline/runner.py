@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from imaging_pipeline.intake.finder import Finder
 from imaging_pipeline.intake.listing import list_files
-from imaging_pipeline.intake.packets import read_packets
+from imaging_pipeline.intake.packets import PLANES_A_PART, n_planes_in, parts_of, read_packets
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import FileRef, SeriesResult
 from imaging_pipeline.rows import to_table
@@ -34,8 +34,8 @@ class Runner(Protocol):
     def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
         """`PACKETS` of files that were listed here or in a store; further attributes by DICOM keyword."""
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> pa.Table:
-        """What a finder makes of packets from `mark_copies`."""
+    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
+        """What a finder makes of packets from `mark_copies`, part by part."""
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         """Open the model where the tasks will run, before any series is touched; lines that a user should read.
@@ -77,9 +77,9 @@ class LocalRunner:
         """See `Runner`."""
         return read_packets(files, keywords, opener)
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> pa.Table:
+    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
         """See `Runner`."""
-        return finder(packets)
+        return map(finder, parts_of(packets, 1 + n_planes_in(packets) // PLANES_A_PART))
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         """See `Runner`."""
@@ -87,7 +87,7 @@ class LocalRunner:
 
     def results(self, schedule: Schedule, job: Job) -> Iterator[SeriesResult]:
         """See `Runner`."""
-        handovers = (Handover(task=task.unpack()) for task in schedule.tasks)
+        handovers = (Handover(task=task.unpack()) for members in schedule.bins for task in members)
         return self._started().results(handovers, job, Place())
 
     def close(self) -> None:

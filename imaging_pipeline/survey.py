@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from imaging_pipeline.errors import Code
 from imaging_pipeline.header_cache import open_cache
 from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.identity import open_keys
 from imaging_pipeline.intake.copies import mark_copies
-from imaging_pipeline.intake.finder import Finder, choose
-from imaging_pipeline.intake.found import PackedSkip, PackedTask
+from imaging_pipeline.intake.finder import Finder, choose, gather
+from imaging_pipeline.intake.found import Skips, Tasks
 from imaging_pipeline.intake.objects import list_objects
-from imaging_pipeline.intake.packets import PACKETS, by_bucket, others_in
+from imaging_pipeline.intake.packets import PACKETS, of_instances, others_in
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import FileRef
@@ -39,8 +38,8 @@ class Survey:
         listing: Digest of all files that are there, their sizes and times.
     """
 
-    tasks: tuple[PackedTask, ...]
-    skipped: tuple[PackedSkip, ...]
+    tasks: Tasks
+    skipped: Skips
     files: Counter[str]
     n_copies: int
     others: pa.Table = field(repr=False)
@@ -49,7 +48,7 @@ class Survey:
     @property
     def lasts(self) -> bool:
         """Whether another look at the same files would find the same: nothing depends on the hour or on luck."""
-        hasty = any(item.code is Code.NOT_SETTLED for item in self.skipped)
+        hasty = Code.NOT_SETTLED.value in self.skipped.column("code").unique().to_pylist()
         return not hasty and not self.files[Code.UNREADABLE_FILE]
 
     def reasons(self) -> Iterator[tuple[str, str]]:
@@ -88,21 +87,17 @@ class Surveyor:
         keys = open_keys(self.job.out, self.job.settings.identity, create=not dry_run)
         packets = self._packets(files, keys.secret, dry_run=dry_run)
         counts, others = _counted(packets), packets.filter(packets["bucket"].is_null()).combine_chunks()
-        packets = mark_copies(by_bucket(packets))
-        found = self.runner.find_series(packets, Finder(keys, self.job.settings, self.rules, self.job.model_name))
-        del files, packets
-        series = list(choose(found, self.rules))
-        n_copies = pc.sum(found["n_copies"]).as_py() or 0
+        del files
+        packets = mark_copies(of_instances(packets))
+        give_back_memory()
+        finder = Finder(keys, self.job.settings, self.rules, self.job.model_name)
+        found = gather(self.runner.find_series(packets, finder))
+        del packets
+        tasks, skipped = choose(found, self.rules)
+        n_copies = found.n_copies
         del found
-        give_back_memory()  # all that is left of it is packed
-        return Survey(
-            tasks=tuple(item for item in series if isinstance(item, PackedTask)),
-            skipped=tuple(item for item in series if isinstance(item, PackedSkip)),
-            files=counts,
-            n_copies=n_copies,
-            others=others,
-            listing=listing,
-        )
+        give_back_memory()
+        return Survey(tasks=tasks, skipped=skipped, files=counts, n_copies=n_copies, others=others, listing=listing)
 
     def _listed(self) -> pa.Table:
         """All files, in the order of their paths: those of a series mostly stand together."""

@@ -74,7 +74,7 @@ class Watch:
             check_studies(round_.studies.root)
         plan = round_.look()
         skipped = _outcomes(plan)
-        if not self._stop.requested and (plan.todo or skipped != self._seen):
+        if not self._stop.requested and (len(plan.todo) or skipped != self._seen):
             round_.tell(plan)
             round_.work(plan)
         self._seen = skipped
@@ -88,4 +88,5 @@ class Watch:
 
 
 def _outcomes(plan: Plan) -> frozenset[tuple[str, str]]:
-    return frozenset((item.series_key, item.code.value) for item in plan.skipped)
+    columns = (plan.skipped.column(name).to_pylist() for name in ("series_key", "code"))
+    return frozenset(zip(*columns, strict=True))

@@ -18,7 +18,7 @@ from imaging_pipeline.errors import Code
 from imaging_pipeline.header_cache import HeaderCache
 from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files
-from imaging_pipeline.intake.packets import PACKETS, by_bucket, file_refs, others_in, packets_of, planes_in
+from imaging_pipeline.intake.packets import PACKETS, file_refs, of_instances, others_in, packets_of, planes_in
 from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile
 from imaging_pipeline.rows import to_table
 from imaging_pipeline.runner import LocalRunner
@@ -64,7 +64,7 @@ def rows_of(folder: Path, cache: HeaderCache | None) -> list[HeaderRow]:
 
 
 def opened_rows(packets: pa.Table) -> list[HeaderRow]:
-    planes = (plane for content in by_bucket(packets)["content"] for plane in planes_in(content.as_py()))
+    planes = (plane for content in of_instances(packets)["content"] for plane in planes_in(content.as_py()))
     return [*(HeaderRow(plane=plane) for plane in planes), *(HeaderRow(skipped=item) for item in others_in(packets))]
 
 

@@ -22,6 +22,7 @@ from imaging_pipeline.records import SeriesResult, Status
 from imaging_pipeline.results import delta
 from imaging_pipeline.results.index import SCHEMA, Batch, Index, open_index, to_table
 from imaging_pipeline.results.receipt import read_receipts, write_receipt
+from imaging_pipeline.results.tables import Keys
 from imaging_pipeline.settings import IdentitySettings, IndexSettings, Settings
 from imaging_pipeline.stores import LocalStore
 from imaging_pipeline.tally import Tally
@@ -150,7 +151,7 @@ def test_an_index_of_an_older_version_takes_rows_of_this_one(tmp_path: Path) -> 
     old = to_table([result("k1"), result("k2")]).drop_columns(sorted(newer))
     write_deltalake(str(tmp_path / FOLDER), old, name="series")
     index = open_index(store_at(tmp_path), "delta")
-    assert index.keys() == {("k1", "m"), ("k2", "m")}
+    assert index.keys() == Keys({("k1", "m"), ("k2", "m")})
     index.commit([result("k3", recomputed_because="model changed", voxel_settings={"segment.tta": "false"})])
     index.commit([result("k1", seal="s")])
     index.tidy()
@@ -229,7 +230,7 @@ def test_rebuild_turns_delta_into_parquet_and_back(tmp_path: Path) -> None:
         assert command.main(["rebuild", str(tmp_path), "--set", f"index.format={kind}"]) == 0
         assert rows_of(open_index(out, kind)) == dict.fromkeys(("k000", "k001", "k002"), "done")  # type: ignore[arg-type]
         other = "delta" if kind == "parquet" else "parquet"
-        assert open_index(out, other).keys() == set()  # type: ignore[arg-type]
+        assert open_index(out, other).keys() == Keys()  # type: ignore[arg-type]
 
 
 def test_a_run_that_finds_its_index_damaged_makes_it_anew_and_goes_on(tmp_path: Path, settings: Settings) -> None:

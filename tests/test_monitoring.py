@@ -23,7 +23,8 @@ from prometheus_client import CollectorRegistry
 
 from imaging_pipeline.errors import Code, FlagCode, PipelineError
 from imaging_pipeline.events import ALWAYS, SOMETIMES, JsonLines, about, event
-from imaging_pipeline.intake.found import packed_task
+from imaging_pipeline.intake.found import PackedSkip, PackedTask, packed_task
+from imaging_pipeline.intake.shelf import Shelf
 from imaging_pipeline.job import Job
 from imaging_pipeline.logs import EVENTS, LogFile, log_to
 from imaging_pipeline.monitoring import Observer, observing
@@ -304,7 +305,7 @@ def job_in(folder: Path, settings: Settings) -> Job:
 
 def one_night(job: Job, *, n_windows: int = 10, error: BaseException | None = None) -> dict[tuple[str, str], float]:
     """Samples of the file after a run of two series, one of which fails; the label that says most beside each name."""
-    tasks = [packed_task(replace(task_of(number), arrived_at=1e9 + number)) for number in range(3)]
+    tasks = Shelf.of(PackedTask, (packed_task(replace(task_of(n), arrived_at=1e9 + n)) for n in range(3)))
     flag = Flag(code=FlagCode.CUT_OFF, message="", hint="")
     seconds = {"decode": 0.2, "network": 3.0}
     done = result("0000", stage_seconds=seconds, windows_total=n_windows, windows_skipped=4, flags=(flag, flag))
@@ -312,7 +313,7 @@ def one_night(job: Job, *, n_windows: int = 10, error: BaseException | None = No
     said: list[str] = []
     try:
         with observing(job, said.append, lambda _: 2) as observer:
-            observer.looked(tasks, 5, (), 1)
+            observer.looked(tasks, 5, Shelf.of(PackedSkip, ()), 1)
             observer.finished(replace(done, device="cuda:1", backend="torch", peak_device_mb=3.0, shape=(2, 3, 4)))
             observer.finished(failed)
             if error is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as example_settings
@@ -24,6 +25,7 @@ from imaging_pipeline.console.show import Show
 from imaging_pipeline.cost import Estimate, Rates
 from imaging_pipeline.intake.found import PackedTask, packed_task
 from imaging_pipeline.intake.series import Grouped
+from imaging_pipeline.intake.shelf import Shelf
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import Status
 from imaging_pipeline.results.layout import open_results
@@ -48,12 +50,18 @@ class Clock:
 
 
 def task_of(key: str, seconds: int) -> PackedTask:
-    return PackedTask(key, b"", "", 1000, 1000, seconds, 0, 0.0, (1.0, 1.0), (0.0, 0.0, 1.0))
+    return PackedTask(key, b"", "", 1, 1000, 1000, seconds, 0, 0.0, (1.0, 1.0), (0.0, 0.0, 1.0))
 
 
 def schedule_of(seconds: list[int], n_slots: int, *, is_learned: bool = False) -> Schedule:
     tasks = [task_of(f"s{number}", item) for number, item in enumerate(sorted(seconds, reverse=True))]
-    return Schedule(bins=((*tasks,),), n_slots=n_slots, estimate=replace(ESTIMATE, is_learned=is_learned))
+    return schedule_with(tasks, n_slots, replace(ESTIMATE, is_learned=is_learned))
+
+
+def schedule_with(tasks: list[PackedTask], n_slots: int, estimate: Estimate) -> Schedule:
+    seconds = np.array([estimate(task) for task in tasks])
+    shelf = Shelf.of(PackedTask, tasks)
+    return Schedule(tasks=shelf, places=(np.arange(len(tasks)),), n_slots=n_slots, estimate=estimate, seconds=seconds)
 
 
 def work_through(
@@ -133,10 +141,10 @@ def work(grouped: Callable[..., Grouped], settings: Settings, tmp_path: Path) ->
     for number in range(3):
         write_ct(CtSpec(shape=(16, 16, 4), seed=number, patient_id=f"P{number}"), tmp_path / "studies" / str(number))
     found = grouped(tmp_path / "studies")
-    bins = (tuple(packed_task(task) for task in found.tasks),)
+    tasks = [packed_task(task) for task in found.tasks]
     job = Job(out=LocalStore(root=tmp_path / "out"), run_id="now", settings=settings, bundle=None)
     open_results(job.out)
-    return Schedule(bins=bins, n_slots=1, estimate=ESTIMATE), job, found
+    return schedule_with(tasks, 1, ESTIMATE), job, found
 
 
 def test_a_log_has_a_line_a_minute_and_fewer_where_nothing_is_finished(

@@ -19,6 +19,7 @@ from imaging_pipeline.results.index import open_index
 from imaging_pipeline.results.layout import image_path, mask_path, open_results
 from imaging_pipeline.results.nifti import write_nifti
 from imaging_pipeline.results.receipt import read_receipt, read_receipts, write_receipt
+from imaging_pipeline.results.tables import Keys
 from imaging_pipeline.rows import from_batch, pack, schema_of, to_batch, unpack
 from imaging_pipeline.stores import LocalStore
 from imaging_pipeline.volume import Volume
@@ -120,11 +121,12 @@ def test_a_receipt_that_breaks_off_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["delta", "parquet"])
 def test_a_row_replaces_the_older_one_of_its_series_and_model(kind: str, tmp_path: Path) -> None:
     index = open_index(LocalStore(root=tmp_path), kind)
-    assert index.keys() == set()
+    assert index.keys() == Keys()
     index.commit([result("k1", status=Status.FAILED), result("k2")])
     index.commit([result("k1", volumes_ml={"liver": 1.5}), result("k1", model_name="other")])
     rows = {(row["series_key"], row["model_name"]): row for row in index.read().to_pylist(maps_as_pydicts="strict")}
-    assert set(rows) == index.keys() == {("k1", "m"), ("k2", "m"), ("k1", "other")}
+    assert set(rows) == {("k1", "m"), ("k2", "m"), ("k1", "other")}
+    assert index.keys() == Keys(rows)
     assert rows["k1", "m"]["status"] == "done"
     assert rows["k1", "m"]["volumes_ml"] == {"liver": 1.5}
 

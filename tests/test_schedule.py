@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from imaging_pipeline.bins import deal, makespan
 from imaging_pipeline.cost import Estimate, Lesson, Rates
-from imaging_pipeline.intake.found import packed_task
+from imaging_pipeline.intake.found import PackedTask, Tasks, packed_task
+from imaging_pipeline.intake.shelf import Shelf
 from imaging_pipeline.job import Job
 from imaging_pipeline.ledger import Ledger
 from imaging_pipeline.records import SeriesResult, SeriesTask, SliceRef, Status
@@ -39,11 +40,11 @@ def task_of(number: int, n_slices: int = 10, edge: int = 64, spacing_mm: float =
     )  # fmt: skip
 
 
+def shelf_of(*tasks: SeriesTask) -> Tasks:
+    return Shelf.of(PackedTask, map(packed_task, tasks))
+
+
 ONE, TWO = (Slots(n=n, bins_each=4) for n in (1, 2))
-
-
-def by_slices(task: SeriesTask) -> float:
-    return float(task.depth)
 
 
 @given(
@@ -52,14 +53,12 @@ def by_slices(task: SeriesTask) -> float:
 def test_every_series_is_in_one_bin_and_slots_are_never_idle_for_longer_than_the_last_bin(
     lengths: list[int], n_slots: int, per_slot: int
 ) -> None:
-    tasks = [task_of(number, length) for number, length in enumerate(lengths)]
-    bins = deal(tasks, n_slots, per_slot, by_slices)
-    assert sorted(task.identity.series_key for members in bins for task in members) == [
-        task.identity.series_key for task in tasks
-    ]
-    assert all(bins)
+    seconds = np.array(lengths, float)
+    bins = deal(seconds, n_slots, per_slot)
+    assert sorted(np.concatenate(bins).tolist()) == list(range(len(lengths)))
+    assert all(members.size for members in bins)
     assert len(bins) <= n_slots * per_slot
-    loads = [sum(map(by_slices, members)) for members in bins]
+    loads = [float(seconds[members].sum()) for members in bins]
     assert loads == sorted(loads, reverse=True)
     ideal = max(sum(lengths) / n_slots, max(lengths))
     assert makespan(loads, n_slots) <= ideal + (1 - 1 / n_slots) * max(lengths) + 1e-9, "Graham's bound"
@@ -68,18 +67,15 @@ def test_every_series_is_in_one_bin_and_slots_are_never_idle_for_longer_than_the
 def test_skewed_sizes_are_balanced_to_a_few_percent_also_where_predictions_are_off() -> None:
     rng = np.random.default_rng(0)
     for n_slots in (2, 8, 40):
-        lengths = np.maximum(rng.lognormal(4, 1, 50 * n_slots).astype(int), 3)
-        tasks = [task_of(number, int(length), 1) for number, length in enumerate(lengths)]
-        bins = deal(tasks, n_slots, 4, by_slices)
-        real = {task.identity.series_key: task.depth * rng.lognormal(0, 0.3) for task in tasks}
-        ideal = max(sum(real.values()) / n_slots, max(real.values()))
-        took = makespan([sum(real[task.identity.series_key] for task in members) for members in bins], n_slots)
-        assert took <= 1.15 * ideal
+        predicted = np.maximum(rng.lognormal(4, 1, 50 * n_slots), 3)
+        bins = deal(predicted, n_slots, 4)
+        real = predicted * rng.lognormal(0, 0.3, predicted.size)
+        ideal = max(real.sum() / n_slots, real.max())
+        assert makespan([float(real[members].sum()) for members in bins], n_slots) <= 1.15 * ideal
 
 
 def test_bins_get_shorter_towards_the_end() -> None:
-    loads = [sum(map(by_slices, members)) for members in deal([task_of(n, 1) for n in range(800)], 2, 4, by_slices)]
-    assert loads == [200, 200, 100, 100, 50, 50, 50, 50]
+    assert [members.size for members in deal(np.ones(800), 2, 4)] == [200, 200, 100, 100, 50, 50, 50, 50]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +112,7 @@ def test_a_run_teaches_the_next_one_what_series_take(tmp_path: Path, settings: S
     out = LocalStore(root=tmp_path)
     layout.open_results(out)
     job = Job(out=out, run_id="r", settings=settings, bundle=None)
-    tasks = [packed_task(task_of(number, 10 * (number + 1), 512)) for number in range(4)]
+    tasks = shelf_of(*(task_of(number, 10 * (number + 1), 512) for number in range(4)))
     first = plan(tasks, job, TWO)
     assert not first.estimate.is_learned
     took = {
@@ -136,7 +132,7 @@ def test_a_run_teaches_the_next_one_what_series_take(tmp_path: Path, settings: S
     assert second.estimate.rates.voxels == pytest.approx(0.25)
     expected = sum(sum(seconds.values()) for seconds in took.values()) + 4 * Rates().series
     assert sum(map(second.estimate, tasks)) == pytest.approx(expected)
-    nothing = plan([], job, TWO)  # a night without new studies forgets nothing
+    nothing = plan(shelf_of(), job, TWO)  # a night without new studies forgets nothing
     ledger.close(Tally(), 0, nothing.outcome(nothing.lesson(), 0.0))
     assert plan(tasks, job, TWO).estimate.rates == second.estimate.rates
     assert "in 4 bins on 2 slots, predicted" in second.in_words()
@@ -149,14 +145,14 @@ def test_rates_of_another_model_or_of_a_damaged_account_are_not_used(tmp_path: P
     negative = {**good, KEY: {"rates": {"series": 1, "read": -1, "voxels": 1, "network": 1}}}
     for content, is_learned in [(good, True), (other, False), (negative, False), ({}, False), ([], False)]:
         (tmp_path / "run.json").write_text(json.dumps(content))
-        assert plan([packed_task(task_of(0))], job, ONE).estimate.is_learned is is_learned
+        assert plan(shelf_of(task_of(0)), job, ONE).estimate.is_learned is is_learned
     (tmp_path / "run.json").write_text("{half")
-    assert not plan([packed_task(task_of(0))], job, ONE).estimate.is_learned
+    assert not plan(shelf_of(task_of(0)), job, ONE).estimate.is_learned
 
 
 def test_series_that_failed_teach_nothing() -> None:
     failed = SeriesResult(identity=identity("0000"), status=Status.FAILED, stage_seconds={"decode": 9.0})
     estimate = Estimate(outline=None)
-    lesson = Lesson(estimate, [task_of(0)])
+    lesson = Lesson(estimate, shelf_of(task_of(0)))
     lesson.add(failed)
     assert lesson.rates() == estimate.rates

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.identity import Keys
 from imaging_pipeline.intake.attributes import Kind, find_attribute
 from imaging_pipeline.intake.copies import mark_copies
-from imaging_pipeline.intake.finder import Finder
+from imaging_pipeline.intake.finder import Finder, gather
 from imaging_pipeline.intake.finder import choose as choose_among
-from imaging_pipeline.intake.packets import by_bucket
+from imaging_pipeline.intake.packets import of_instances
 from imaging_pipeline.intake.rules import Condition, SelectionRules, read_rules
 from imaging_pipeline.records import SeriesTask, SkippedSeries
 from imaging_pipeline.runner import LocalRunner
@@ -54,7 +55,8 @@ def choose(studies: Path, text: str) -> Outcome:
     rules = rules_of(text, studies.parent)
     packets = LocalRunner().read_headers(LocalRunner().list_files(studies, None), rules.keywords(), open_source)
     finder = Finder(Keys(b"0" * 16), resolve(), rules, "demo")
-    series = [item.unpack() for item in choose_among(finder(mark_copies(by_bucket(packets))), rules)]
+    found = gather([finder(mark_copies(of_instances(packets)))])
+    series = [item.unpack() for item in chain(*choose_among(found, rules))]
     taken = [item for item in series if isinstance(item, SeriesTask)]
     refused = [item for item in series if isinstance(item, SkippedSeries)]
     assert {item.code for item in refused} <= {Code.NOT_SELECTED}

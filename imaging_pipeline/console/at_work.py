@@ -36,7 +36,7 @@ class AtWork:
             job: The run.
             clock: Seconds.
         """
-        self._tasks = {task.series_key: task for task in schedule.tasks}
+        self._tasks, self._wanted = schedule.tasks, schedule.tasks.remaining()
         self._job = job
         self._clock = clock
         self._before = self._marks() or {}
@@ -49,7 +49,7 @@ class AtWork:
             return
         now, begun = self._clock(), dict[str, Begun]()
         for key, stamp in found.items():
-            if key in self._tasks and self._before.get(key) != stamp:
+            if key in self._wanted and self._before.get(key) != stamp:
                 begun[key] = self._begun.get(key) or Begun(identity=self._tasks[key].identity, at=now)
         self._begun = begun
 

@@ -34,8 +34,8 @@ class Pace:
             schedule: Its plan.
             clock: Seconds.
         """
-        self._left = {task.series_key: schedule.estimate(task) for task in schedule.tasks}
-        self._total = sum(self._left.values())
+        self._left, self._seconds = schedule.tasks.remaining(), schedule.seconds
+        self._total = float(self._seconds.sum())
         self._prior = _PRIOR_SHARE * self._total if schedule.estimate.is_learned else 0.0
         self._n_slots = schedule.n_slots
         self._clock = clock
@@ -48,9 +48,8 @@ class Pace:
         """A series is done, or as good as that."""
         with self._lock:
             self._catch_up()
-            seconds = self._left.pop(series_key, None)
-            if seconds is not None:
-                self._done += seconds
+            if self._left.discard(series_key):
+                self._done += self._predicted(series_key)
                 self.n_done += 1
 
     @property
@@ -75,16 +74,18 @@ class Pace:
         """
         with self._lock:
             self._catch_up()
-            left = self._left.copy()
-        if not left:
+            at_work = {key: seconds for key, seconds in at_work.items() if key in self._left}
+            left, n_left = self._left.is_left.copy(), len(self._left)
+        if not n_left:
             return 0.0
-        at_work = {key: seconds for key, seconds in at_work.items() if key in left}
         if not self._prior and self.n_done < min(self._n_slots, math.ceil(self.n_total / 4)):
             return None
-        factor, credit = self._factor(left, at_work)
-        together = factor * (sum(left.values()) - credit) / min(self._n_slots, len(left))
-        longest = max(factor * seconds - at_work.get(key, 0.0) for key, seconds in left.items())
-        return max(together, longest, 0.0)
+        factor, credit = self._factor(at_work)
+        together = factor * (float(self._seconds[left].sum()) - credit) / min(self._n_slots, n_left)
+        longest = factor * self._seconds
+        for key, seconds in at_work.items():
+            longest[self._left.place_of(key)] -= seconds
+        return max(together, float(longest[left].max()), 0.0)
 
     def in_words(self, n_at_work: int, seconds_left: float | None) -> str:
         """One line: `120 of 400 series, 31 % of the work, 84 series/h, about 2 h 10 min left, 2 at work`."""
@@ -103,7 +104,10 @@ class Pace:
         self._busy += (now - self._seen_at) * min(self._n_slots, len(self._left))
         self._seen_at = now
 
-    def _factor(self, left: Mapping[str, float], at_work: Mapping[str, float]) -> tuple[float, float]:
+    def _predicted(self, series_key: str) -> float:
+        return float(self._seconds[self._left.place_of(series_key)])
+
+    def _factor(self, at_work: Mapping[str, float]) -> tuple[float, float]:
         """Real seconds for a predicted one, and predicted seconds of series at work that are behind them.
 
         Each follows from the other, so they are found by turns.
@@ -111,13 +115,13 @@ class Pace:
         prior = self._prior * (1 - self.share) ** 2
         factor, credit = self._busy / self._done if self._done else 1.0, 0.0
         for _ in range(_TURNS):
-            credit = self._credit(left, at_work, factor)
+            credit = self._credit(at_work, factor)
             factor = (self._busy + prior) / (self._done + credit + prior)
         return factor, credit
 
-    def _credit(self, left: Mapping[str, float], at_work: Mapping[str, float], factor: float) -> float:
+    def _credit(self, at_work: Mapping[str, float], factor: float) -> float:
         """Predicted seconds that series at work have behind them; a slot may have several, but works on one."""
-        behind = (min(seconds / factor, _MOST_CREDIT * left[key]) for key, seconds in at_work.items())
+        behind = (min(seconds / factor, _MOST_CREDIT * self._predicted(key)) for key, seconds in at_work.items())
         return sum(behind) * min(1.0, self._n_slots / max(len(at_work), 1))
 
 

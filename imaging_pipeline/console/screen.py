@@ -63,7 +63,7 @@ class Screen:
 
     def start(self, schedule: Schedule, job: Job) -> None:
         """Work on the series of a plan begins."""
-        if not self._quiet and schedule.tasks:
+        if not self._quiet and len(schedule.tasks):
             from imaging_pipeline.console.show import Show  # other commands have no use for what it imports
 
             self._show = Show(self._console, schedule, job)

@@ -21,7 +21,7 @@ def mark_copies(packets: pa.Table) -> pa.Table:
     Only packets that may share an instance with another series are opened.
 
     Args:
-        packets: All packets of instances, in the order of `by_bucket`.
+        packets: All packets of instances.
     """
     shared = _in_several_buckets(packets)
     suspects = _holders(packets, shared) if len(shared) else np.array([], np.int64)

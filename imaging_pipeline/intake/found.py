@@ -1,31 +1,41 @@
 """Series as the driver holds them: packed, but for what they are told apart, weighed and counted by."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from imaging_pipeline.errors import Code
+from imaging_pipeline.intake.shelf import Shelf
 from imaging_pipeline.records import SeriesIdentity, SeriesTask, SkippedSeries, Vector
 from imaging_pipeline.rows import pack, unpack
 
 _NUMBERS = pa.list_(pa.float64())
 
+_IDENTITY = [
+    pa.field("series_key", pa.string()),
+    pa.field("inputs_digest", pa.string()),
+    pa.field("n_slices", pa.int32()),
+]
+_VOLUME = [
+    pa.field("rows", pa.int32()),
+    pa.field("columns", pa.int32()),
+    pa.field("depth", pa.int32()),
+    pa.field("size_bytes", pa.int64()),
+    pa.field("arrived_at", pa.float64()),
+    pa.field("pixel_spacing_mm", _NUMBERS),
+    pa.field("step_mm", _NUMBERS),
+]
+_CODE = pa.field("code", pa.string())
+
 FOUND = pa.schema(
     [
         pa.field("name", pa.string()),
         pa.field("stack", pa.int32()),
-        pa.field("series_key", pa.string()),
-        pa.field("code", pa.string()),
+        *_IDENTITY,
+        _CODE,
         pa.field("content", pa.binary()),
-        pa.field("inputs_digest", pa.string()),
-        pa.field("rows", pa.int32()),
-        pa.field("columns", pa.int32()),
-        pa.field("depth", pa.int32()),
-        pa.field("size_bytes", pa.int64()),
-        pa.field("arrived_at", pa.float64()),
-        pa.field("pixel_spacing_mm", _NUMBERS),
-        pa.field("step_mm", _NUMBERS),
+        *_VOLUME,
         pa.field("contender", pa.binary()),
         pa.field("n_copies", pa.int32()),
     ]
@@ -44,13 +54,16 @@ class PackedTask:
 
     Attributes:
         content: What `unpack` makes it of.
-        inputs_digest: Of its identity.
+        inputs_digest: Of its identity, as `n_slices`.
         rows: See `SeriesTask`, as all that follow.
     """
+
+    COLUMNS: ClassVar[pa.Schema] = pa.schema([*_IDENTITY, *_VOLUME])
 
     series_key: str
     content: bytes
     inputs_digest: str
+    n_slices: int
     rows: int
     columns: int
     depth: int
@@ -58,6 +71,12 @@ class PackedTask:
     arrived_at: float
     pixel_spacing_mm: tuple[float, float]
     step_mm: Vector
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any], content: bytes) -> "PackedTask":
+        """See `Packed`."""
+        row["pixel_spacing_mm"], row["step_mm"] = tuple(row["pixel_spacing_mm"]), tuple(row["step_mm"])
+        return cls(content=content, **row)
 
     @property
     def n_voxels(self) -> int:
@@ -77,11 +96,20 @@ class PackedTask:
 
 @dataclass(frozen=True, slots=True)
 class PackedSkip:
-    """A `SkippedSeries`, packed."""
+    """A `SkippedSeries`, packed; fields as those of `PackedTask`."""
+
+    COLUMNS: ClassVar[pa.Schema] = pa.schema([*_IDENTITY, _CODE])
 
     series_key: str
-    code: Code
     content: bytes
+    inputs_digest: str
+    n_slices: int
+    code: Code
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any], content: bytes) -> "PackedSkip":
+        """See `Packed`."""
+        return cls(content=content, **{**row, "code": Code(row["code"])})
 
     def unpack(self) -> SkippedSeries:
         """The series itself."""
@@ -95,6 +123,7 @@ def packed_task(task: SeriesTask) -> PackedTask:
         task.series_key,
         pack([task]),
         task.identity.inputs_digest,
+        task.identity.n_slices,
         task.rows,
         task.columns,
         task.depth,
@@ -107,17 +136,9 @@ def packed_task(task: SeriesTask) -> PackedTask:
 
 def packed_skip(skipped: SkippedSeries) -> PackedSkip:
     """Pack a series that is left out."""
-    return PackedSkip(skipped.identity.series_key, skipped.code, pack([skipped]))
+    identity = skipped.identity
+    return PackedSkip(identity.series_key, pack([skipped]), identity.inputs_digest, identity.n_slices, skipped.code)
 
 
-def series_in(found: pa.Table) -> Iterator[PackedTask | PackedSkip]:
-    """Series of a table of `FOUND`, in the order of their names."""
-    present = found.filter(found["series_key"].is_valid()).sort_by([("name", "ascending"), ("stack", "ascending")])
-    for batch in present.drop_columns(["name", "stack", "contender", "n_copies"]).to_batches(max_chunksize=1000):
-        for row in batch.to_pylist():
-            code = row.pop("code")
-            if code is not None:
-                yield PackedSkip(row["series_key"], Code(code), row["content"])
-            else:
-                row["pixel_spacing_mm"], row["step_mm"] = tuple(row["pixel_spacing_mm"]), tuple(row["step_mm"])
-                yield PackedTask(**row)
+Tasks = Shelf[PackedTask]
+Skips = Shelf[PackedSkip]

@@ -4,13 +4,16 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import FileRef
 from imaging_pipeline.sources import MEMBER, is_archive, members, portable
 from imaging_pipeline.stores.arriving import is_arriving
+
+_FOLDERS_KNOWN = 1_000
+"""Files of a folder mostly come behind each other."""
 
 
 def list_files(studies: Path, *, exclude: Path | None = None) -> Iterator[FileRef]:
@@ -75,7 +78,7 @@ def detours(studies: Path) -> Callable[[str], bool]:
     """Tells folders that a link leads to and that are listed at their own place below STUDIES too, loops among them."""
     root, real_root = str(studies), os.path.realpath(studies)
 
-    @cache
+    @lru_cache(_FOLDERS_KNOWN)
     def is_detour(folder: str) -> bool:
         real = os.path.realpath(folder)
         return real != real_root + folder[len(root) :] and f"{real}/".startswith(f"{real_root}/")

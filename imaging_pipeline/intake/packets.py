@@ -40,6 +40,9 @@ instance. files: path, size and modification time in milliseconds of the listed 
 be read again the next time.
 """
 
+PLANES_A_PART = 5_000
+"""Planes whose series are found at a time, by one finder: what is on its way then is bounded."""
+
 _Integers = NDArray[np.int64]
 _STAMPS = pa.schema([("path", pa.string()), ("size_bytes", pa.int64()), ("ms", pa.int64())])
 
@@ -132,19 +135,45 @@ def others_in(packets: pa.Table) -> Iterator[SkippedFile]:
         yield from unpack(SkippedFile, content.as_py())
 
 
-def by_bucket(packets: pa.Table) -> pa.Table:
-    """Packets of instances, those of each series behind each other."""
-    return packets.filter(packets["bucket"].is_valid()).sort_by("bucket")
+def of_instances(packets: pa.Table) -> pa.Table:
+    """Packets of instances; the same ones, not copied, where there are no others."""
+    return packets.filter(packets["bucket"].is_valid()) if packets["bucket"].null_count else packets
 
 
-def parts_of(packets: pa.Table, n_parts: int) -> list[pa.Table]:
-    """Packets from `mark_copies` in at most so many parts of about as many planes each; no series is cut."""
+def n_planes_in(packets: pa.Table) -> int:
+    """Planes of packets from `mark_copies`."""
+    return pc.sum(packets["n_planes"]).as_py() or 0
+
+
+def parts_of(packets: pa.Table, n_parts: int) -> Iterator[pa.Table]:
+    """Packets from `mark_copies` in at most so many parts of about as many planes each; no series is cut.
+
+    Packets of a series stand behind each other in a part, in the order in which they came.
+    """
     buckets = packets["bucket"].to_numpy()
-    planes = np.cumsum(packets["n_planes"].to_numpy().astype(np.int64))
+    order = np.argsort(buckets, kind="stable")
+    planes = np.cumsum(packets["n_planes"].to_numpy().astype(np.int64)[order])
+    buckets = buckets[order]
     starts = np.flatnonzero(np.diff(buckets, prepend=buckets[:1] - 1))
-    wanted = (np.concatenate([[0], planes])[starts] * n_parts // planes[-1]).astype(np.int64)
+    wanted = (np.concatenate([[0], planes])[starts] * n_parts // planes[-1:]).astype(np.int64)
     cuts = [*starts[np.flatnonzero(np.diff(wanted, prepend=-1))].tolist(), packets.num_rows]
-    return [packets.slice(start, end - start) for start, end in pairwise(cuts)]
+    batches = packets.to_batches()
+    ends = np.cumsum([batch.num_rows for batch in batches])
+    for start, end in pairwise(cuts):
+        yield _taken(batches, ends, order[start:end])
+
+
+def _taken(batches: Sequence[pa.RecordBatch], ends: _Integers, rows: _Integers) -> pa.Table:
+    """Rows of batches, with no copy of any others: `take` of a whole table would make one of its columns first."""
+    ascending = np.argsort(rows)
+    rows = rows[ascending]
+    cuts = np.searchsorted(rows, ends)
+    pieces = [
+        batch.take(pa.array(rows[low:high] - (end - batch.num_rows)))
+        for batch, end, low, high in zip(batches, ends, [0, *cuts], cuts, strict=False)
+        if high > low
+    ]
+    return pa.Table.from_batches(pieces).combine_chunks().take(pa.array(np.argsort(ascending)))
 
 
 def lengths(lists: pa.ChunkedArray) -> _Integers:

@@ -3,13 +3,15 @@
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from imaging_pipeline.intake.found import PackedTask
+from imaging_pipeline.intake.found import PackedTask, Tasks
+from imaging_pipeline.intake.shelf import Remaining
 from imaging_pipeline.monitoring.metrics import NAMESPACE
 from imaging_pipeline.stores import LocalStore, Store
 from imaging_pipeline.workers.attempts import FOLDER
@@ -38,26 +40,31 @@ class Backlog(Collector):
         """
         self._out = out
         self._lock = threading.Lock()
-        self._left: dict[str, PackedTask] = {}
+        self._left: Remaining[PackedTask] | None = None
+        self._n_bytes = self._arrived_at = np.zeros(0)
 
-    def fill(self, todo: Iterable[PackedTask]) -> None:
+    def fill(self, todo: Tasks) -> None:
         """These are to be worked through, and no others."""
         with self._lock:
-            self._left = {task.series_key: task for task in todo}
+            self._left = todo.remaining()
+            self._n_bytes, self._arrived_at = (np.array(todo.column(name)) for name in ("size_bytes", "arrived_at"))
 
-    def take(self, series_key: str) -> PackedTask | None:
-        """One is finished; None for one that is not known."""
+    def take(self, series_key: str) -> int:
+        """One is finished: bytes of its files; 0 for one that is not known."""
         with self._lock:
-            return self._left.pop(series_key, None)
+            if self._left is None or not self._left.discard(series_key):
+                return 0
+            return int(self._n_bytes[self._left.place_of(series_key)])
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client's `Collector`."""
         with self._lock:
-            left = [(task.size_bytes, task.arrived_at) for task in self._left.values()]
-        oldest = min((at for _, at in left if at), default=None)
-        yield _gauge("queue_series", len(left))
-        yield _gauge("queue_bytes", sum(n_bytes for n_bytes, _ in left))
-        yield _gauge("oldest_unprocessed_timestamp_seconds", oldest)
+            is_left = np.zeros(0, np.bool_) if self._left is None else self._left.is_left.copy()
+            n_bytes, arrived_at = self._n_bytes[is_left], self._arrived_at[is_left]
+        known = arrived_at[arrived_at > 0]
+        yield _gauge("queue_series", len(n_bytes))
+        yield _gauge("queue_bytes", int(n_bytes.sum()))
+        yield _gauge("oldest_unprocessed_timestamp_seconds", float(known.min()) if known.size else None)
         yield from self._of_folder()
         yield _gauge("updated_timestamp_seconds", time.time())
 

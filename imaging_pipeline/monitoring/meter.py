@@ -2,11 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from math import prod
 
 from imaging_pipeline import __version__
-from imaging_pipeline.intake.found import PackedSkip, PackedTask
+from imaging_pipeline.intake.found import Skips, Tasks
 from imaging_pipeline.job import Job
 from imaging_pipeline.monitoring.backlog import Backlog
 from imaging_pipeline.monitoring.metrics import Metrics
@@ -35,7 +34,7 @@ class Meter(Observer):
         digest = "" if job.bundle is None else job.bundle.digest
         metrics.run.info({"version": __version__, "model": job.model_name, "model_sha256": digest})
 
-    def looked(self, todo: Sequence[PackedTask], n_done: int, skipped: Sequence[PackedSkip], n_given_up: int) -> None:
+    def looked(self, todo: Tasks, n_done: int, skipped: Skips, n_given_up: int) -> None:
         """See `Observer`."""
         self._backlog.fill(todo)
         self._has_ended = False
@@ -43,17 +42,16 @@ class Meter(Observer):
         found.clear()
         for fate, number in (("todo", len(todo)), ("already-done", n_done), ("given-up", n_given_up)):
             found.labels(fate, "").set(number)
-        for code, number in Counter(item.code.value for item in skipped).items():
+        for code, number in Counter(skipped.column("code").to_pylist()).items():
             found.labels("skipped", code).set(number)
         self._metrics.last_pass.set(time.time())
 
     def finished(self, result: SeriesResult) -> None:
         """See `Observer`."""
-        metrics, task = self._metrics, self._backlog.take(result.identity.series_key)
+        metrics, n_bytes = self._metrics, self._backlog.take(result.identity.series_key)
         metrics.processed.labels(result.status.value, result.reason_code).inc()
         metrics.last_series.set(time.time())
-        if task is not None:
-            metrics.input_bytes.inc(task.size_bytes)
+        metrics.input_bytes.inc(n_bytes)
         for stage, seconds in result.stage_seconds.items():
             metrics.stage_seconds.labels(stage).observe(seconds)
         if result.status is Status.DONE:

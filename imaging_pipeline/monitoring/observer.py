@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from imaging_pipeline.intake.found import PackedSkip, PackedTask
+from imaging_pipeline.intake.found import Skips, Tasks
 from imaging_pipeline.records import SeriesResult
 from imaging_pipeline.tally import Tally
 
@@ -11,7 +11,7 @@ from imaging_pipeline.tally import Tally
 class Observer:
     """Is told of a run as it goes; this one keeps nothing of it."""
 
-    def looked(self, todo: Sequence[PackedTask], n_done: int, skipped: Sequence[PackedSkip], n_given_up: int) -> None:
+    def looked(self, todo: Tasks, n_done: int, skipped: Skips, n_given_up: int) -> None:
         """A pass has seen what there is.
 
         Args:
@@ -41,7 +41,7 @@ class Observers(Observer):
         """Take them in the order in which they are told."""
         self._observers = observers
 
-    def looked(self, todo: Sequence[PackedTask], n_done: int, skipped: Sequence[PackedSkip], n_given_up: int) -> None:
+    def looked(self, todo: Tasks, n_done: int, skipped: Skips, n_given_up: int) -> None:
         """See `Observer`."""
         self._tell(lambda one: one.looked(todo, n_done, skipped, n_given_up))
 

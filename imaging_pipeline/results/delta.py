@@ -4,27 +4,39 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
+from pyarrow.dataset import Dataset
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.records import SeriesResult
-from imaging_pipeline.results.tables import KEY, Batch, Form, Key, State, damaged, keys_in, keys_of
+from imaging_pipeline.results.tables import (
+    KEY,
+    ROWS_AT_A_TIME,
+    Batch,
+    Form,
+    Key,
+    Keys,
+    State,
+    damaged,
+    keys_in,
+    keys_of,
+)
 from imaging_pipeline.settings import IndexSettings
 from imaging_pipeline.stores import Store, is_url
 from imaging_pipeline.stores.store import Table
 
 _TRIES = 8
 _PAUSE_SECONDS = 0.05
-_FULL_BYTES = 2 << 20
-"""Files of this size (some 7 000 rows) are left as they are: what a compaction holds and writes is bounded."""
+_FULL_BYTES = 1 << 20
+"""Files of this size (some 3 500 rows) are left as they are: what a compaction holds and writes is bounded."""
 
 _NO_ROOM = r"no space left|quota exceeded|read-only file system|permission denied|os error (28|122|30|13)\b"
 """A disk that takes nothing is no damage of the table."""
@@ -74,7 +86,7 @@ class DeltaIndex:
         self._where = f"{out}/{form.folder}"
         check_place(self._where)
         self._version: int | None = None
-        self._known: set[Key] = set()
+        self._known = Keys()
         self._n_small = 0
 
     def commit(self, results: Sequence[SeriesResult], batch: Batch | None = None) -> None:
@@ -112,11 +124,19 @@ class DeltaIndex:
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise self._damaged(error) from None
 
-    def keys(self) -> set[Key]:
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """See `Index`."""
+        try:
+            place = self._place()
+            yield from batches_of(DeltaTable(place.uri, storage_options=place.options), place, columns)
+        except (DeltaError, OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from None
+
+    def keys(self) -> Keys:
         """See `Index`."""
         try:
             table = self._table()
-            return set() if table is None else set(self._keys_in(table))
+            return Keys() if table is None else self._keys_in(table)
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise self._damaged(error) from None
 
@@ -173,12 +193,11 @@ class DeltaIndex:
             return True
         known = self._keys_in(table)
         how: dict[str, Any] = {"schema_mode": "merge", "commit_properties": _once(batch)}
-        if replaced := rows.keys & known:
+        if any(key in known for key in rows.keys):
             write_deltalake(table, rows.table, mode="overwrite", predicate=_of(rows.keys), **how)
         elif rows.table.num_rows:
             write_deltalake(table, rows.table, mode="append", **how)
-        known -= replaced
-        known |= keys_in(rows.table)
+        known.add(rows.keys)
         self._version = table.version()
         return True
 
@@ -193,10 +212,10 @@ class DeltaIndex:
             raise
         return True
 
-    def _keys_in(self, table: DeltaTable) -> set[Key]:
+    def _keys_in(self, table: DeltaTable) -> Keys:
         """Keys of all rows: read where somebody else has committed since the last look, else remembered."""
         if self._version != table.version():
-            self._known = keys_in(rows_of(table, self._place(), KEY))
+            self._known = Keys(keys_in(batches_of(table, self._place(), KEY)))
             self._version = table.version()
         return self._known
 
@@ -262,15 +281,30 @@ class DeltaIndex:
 
 
 def rows_of(table: DeltaTable, place: Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of a table, with all columns or those of some that it has.
+    """Rows of a table, with all columns or those of some that it has."""
+    files = _files_of(table, place)
+    return files.to_table(columns=None if columns is None else _known(columns, files))
+
+
+def batches_of(table: DeltaTable, place: Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The same, some rows at a time, file after file."""
+    files = _files_of(table, place)
+    how = {"batch_size": ROWS_AT_A_TIME, "batch_readahead": 1, "fragment_readahead": 1, "use_threads": False}
+    return iter(files.to_batches(columns=_known(columns, files), **how))
+
+
+def _known(columns: Sequence[str], files: Dataset) -> list[str]:
+    return [name for name in columns if name in files.schema.names]
+
+
+def _files_of(table: DeltaTable, place: Table) -> Dataset:
+    """Its files as Arrow sees them.
 
     Files on a disk are read by Arrow itself: its threads would come back to Python by delta-rs' file system, and end
     the process by abort() where that is about to exit.
     """
     on_disk = None if is_url(place.uri) else SubTreeFileSystem(place.uri, LocalFileSystem())
-    names = {field.name for field in table.schema().fields}
-    wanted = None if columns is None else [name for name in columns if name in names]
-    return pa.table(table.to_pyarrow_table(columns=wanted, filesystem=on_disk))
+    return table.to_pyarrow_dataset(filesystem=on_disk)
 
 
 def check_place(where: str) -> None:

@@ -1,6 +1,6 @@
 """Tables of a RESULTS as whoever asks about them wants them: there, with all columns, or empty."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -8,7 +8,7 @@ from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.results import measurements
 from imaging_pipeline.results.index import SERIES
 from imaging_pipeline.results.layout import REVIEWS
-from imaging_pipeline.results.tables import Form, kind_of, open_table
+from imaging_pipeline.results.tables import Form, Index, kind_of, open_table
 from imaging_pipeline.stores import Store
 
 _REVIEW_COLUMNS = ("series_key", "model_name", "verdict", "comment", "reviewer")
@@ -25,10 +25,17 @@ def read_series(out: Store, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         PipelineError: `results-not-found`, `index-damaged` or `store-unreachable`.
     """
-    if kind_of(out, SERIES) is None:
-        message = f"{out} has no index: it is no RESULTS, or no run has ended there"
-        raise PipelineError(Code.RESULTS_NOT_FOUND, message, "name the folder or URL that a run has written to")
-    return _read(out, SERIES, columns)
+    return _completed(_series_table(out).read(columns), SERIES, columns)
+
+
+def read_series_batches(out: Store, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of the index, some rows at a time.
+
+    Raises:
+        PipelineError: As `read_series`.
+    """
+    for batch in _series_table(out).batches(columns):
+        yield from _completed(pa.Table.from_batches([batch]), SERIES, columns).to_batches()
 
 
 def read_all_measurements(out: Store) -> pa.Table:
@@ -56,12 +63,22 @@ def read_reviews(out: Store) -> pa.Table:
     return _read(out, form)
 
 
-def _read(out: Store, form: Form, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows, with columns of this version: those that an older table lacks are null."""
-    kind = kind_of(out, form)
+def _series_table(out: Store) -> Index:
+    kind = kind_of(out, SERIES)
     if kind is None:
-        return form.schema.empty_table()
-    table = open_table(out, form, kind).read(columns)
+        message = f"{out} has no index: it is no RESULTS, or no run has ended there"
+        raise PipelineError(Code.RESULTS_NOT_FOUND, message, "name the folder or URL that a run has written to")
+    return open_table(out, SERIES, kind)
+
+
+def _read(out: Store, form: Form) -> pa.Table:
+    """All rows; none where there is no such table."""
+    kind = kind_of(out, form)
+    return form.schema.empty_table() if kind is None else _completed(open_table(out, form, kind).read(), form)
+
+
+def _completed(table: pa.Table, form: Form, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows with columns of this version: those that an older table lacks are null."""
     for field in form.schema:
         is_wanted = columns is None or field.name in columns
         if is_wanted and field.name not in table.column_names:

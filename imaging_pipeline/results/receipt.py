@@ -3,10 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -88,32 +88,53 @@ def receipt_paths(out: Store) -> list[str]:
     return [name for name in names if name.endswith(".json") and "/." not in name]
 
 
-def follow_receipts(out: Store, run_id: str, pending: dict[str, Any], model: str) -> Iterator[list[SeriesResult]]:
+class Pending(Protocol):
+    """Keys of series whose receipts are waited for."""
+
+    def __contains__(self, series_key: str, /) -> bool:
+        """Whether it is waited for."""
+
+    def discard(self, series_key: str, /) -> object:
+        """It has come."""
+
+
+class _Wanted(Container[str]):
+    """Paths of the receipts that are waited for."""
+
+    def __init__(self, pending: Pending, model: str) -> None:
+        self._pending = pending
+        self._head, self._tail = receipt_path("\0", model).split("\0")
+
+    def __contains__(self, path: object) -> bool:
+        key = str(path).removeprefix(self._head).removesuffix(self._tail)
+        return key in self._pending and path == f"{self._head}{key}{self._tail}"
+
+
+def follow_receipts(out: Store, run_id: str, pending: Pending, model: str) -> Iterator[list[SeriesResult]]:
     """New receipts of a run, at each `next` those that have come since.
 
     Args:
         out: RESULTS.
         run_id: Receipts of other runs do not count.
-        pending: Series key to whatever stands for the series; a series that is finished is taken out.
+        pending: Series; one that is finished is taken out.
         model: Model name of the receipts.
     """
-    keys = {receipt_path(key, model): key for key in pending}
-    seen: dict[str, str] = {}
+    wanted, seen = _Wanted(pending, model), dict[str, str]()
     while True:
         fresh: list[SeriesResult] = []
-        for entry in _listed(out, {path for path, key in keys.items() if key in pending}):
-            if keys[entry.path] not in pending or seen.get(entry.path) == entry.stamp:
+        for entry in _listed(out, wanted):
+            if entry.path not in wanted or seen.get(entry.path) == entry.stamp:
                 continue
             result = _read(out, entry.path)
             if result is not None and result.run_id == run_id:
-                del pending[keys[entry.path]]
+                pending.discard(result.identity.series_key)
                 fresh.append(result)
             else:
                 seen[entry.path] = entry.stamp
         yield fresh
 
 
-def _listed(out: Store, wanted: set[str]) -> list[Entry]:
+def _listed(out: Store, wanted: Container[str]) -> list[Entry]:
     try:
         return list(out.list(RECEIPTS, only=wanted))
     except OSError:  # it may answer the next time; whoever needs to be sure reads the receipts that are missing

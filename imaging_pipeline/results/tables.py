@@ -1,10 +1,13 @@
 """Tables of a RESULTS that follow its receipts, in Delta or Parquet; written by the driver alone."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +20,9 @@ from imaging_pipeline.stores.store import unreachable
 KEY = ("series_key", "model_name")
 Key = tuple[str, str]
 Kind = Literal["delta", "parquet"]
+
+ROWS_AT_A_TIME = 500
+"""Rows of a table that are read at a time where all of them are gone through."""
 
 _RESULTS_AT_A_TIME = 1000
 """Results whose rows exist as dictionaries at a time."""
@@ -91,7 +97,10 @@ class Index(Protocol):
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, with all columns or some; those that an older table lacks are left out."""
 
-    def keys(self) -> set[Key]:
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The same, some rows at a time."""
+
+    def keys(self) -> "Keys":
         """Series key and model name of every row; empty before the first commit."""
 
     def state(self) -> State | None:
@@ -137,10 +146,47 @@ def kind_of(out: Store, form: Form) -> Kind | None:
         raise unreachable(out, error) from None
 
 
-def keys_in(table: pa.Table) -> set[Key]:
+class Keys:
+    """Keys of many rows by 64 bits of a digest of each: as text they take thirty times the memory.
+
+    A key may be taken for another one's once in a million tables of a million rows.
+    """
+
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        """Hold some."""
+        self._digests = np.zeros(0, np.int64)
+        self.add(keys)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._digests)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the others are the same."""
+        return isinstance(other, Keys) and np.array_equal(self._digests, other._digests)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether a row has it."""
+        wanted = _digest(key)
+        place = int(np.searchsorted(self._digests, wanted))
+        return place < len(self._digests) and int(self._digests[place]) == wanted
+
+    def add(self, keys: Iterable[Key]) -> None:
+        """Hold these too."""
+        self._digests = np.union1d(self._digests, np.fromiter(map(_digest, keys), np.int64))
+
+
+def _digest(key: Key) -> int:
+    return int.from_bytes(hashlib.blake2b("\0".join(key).encode(), digest_size=8).digest(), signed=True)
+
+
+def keys_in(batches: Iterable[pa.RecordBatch]) -> Iterator[Key]:
     """Series key and model name of every row."""
-    columns = (table.column(name).to_pylist() for name in KEY)
-    return set(zip(*columns, strict=True))
+    for batch in batches:
+        columns = (batch.column(name).to_pylist() for name in KEY)
+        yield from zip(*columns, strict=True)
 
 
 def keys_of(results: Iterable[SeriesResult]) -> set[Key]:
@@ -173,9 +219,9 @@ class ParquetIndex:
             return
         self._write([rows])
 
-    def keys(self) -> set[Key]:
+    def keys(self) -> Keys:
         """See `Index`."""
-        return keys_in(self.read(KEY)) if self._is_there() else set()
+        return Keys(keys_in(self.batches(KEY)) if self._is_there() else ())
 
     def state(self) -> State | None:
         """See `Index`."""
@@ -194,9 +240,20 @@ class ParquetIndex:
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """See `Index`."""
-        try:
-            file = pq.ParquetFile(pa.BufferReader(self._out.read(self._form.parquet)))
+        with self._open() as file:
             return file.read(columns=None if columns is None else list(columns), use_threads=False)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """See `Index`."""
+        with self._open() as file:
+            names = [name for name in columns if name in file.schema_arrow.names]
+            yield from file.iter_batches(ROWS_AT_A_TIME, columns=names, use_threads=False)
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with self._out.fetched(self._form.parquet) as file, pq.ParquetFile(file) as opened:
+                yield opened
         except (OSError, pa.ArrowException) as error:
             raise damaged(f"{self._out}/{self._form.parquet}", " ".join(str(error).split())[:300]) from None
 

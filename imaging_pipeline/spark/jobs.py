@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
-from itertools import pairwise
+from functools import partial, reduce
+from itertools import islice, pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -22,9 +24,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.intake.finder import Finder
-from imaging_pipeline.intake.found import PackedTask
+from imaging_pipeline.intake.found import PackedTask, Tasks
 from imaging_pipeline.intake.listing import detours, list_passed_over
-from imaging_pipeline.intake.packets import PACKETS, parts_of, read_packets
+from imaging_pipeline.intake.packets import PACKETS, PLANES_A_PART, n_planes_in, parts_of, read_packets
+from imaging_pipeline.intake.shelf import Remaining
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import FileRef, SeriesResult
 from imaging_pipeline.results.receipt import follow_receipts, read_receipt
@@ -67,7 +70,12 @@ _LISTED = (
     "unix_micros(modificationTime) / 1e6D AS modified_at",
 )
 
-_FEW_PLANES, _PLANES_A_PART = 2_000, 20_000
+_FEW_PLANES = 2_000
+
+_PATHS_A_TIME = 1_000
+
+_FEWEST_ROWS, _MOST_FRAMES = 2_000, 32
+"""Series go to the JVM so many at a time, or more where there would be too many pieces."""
 
 
 class SparkRunner:
@@ -142,18 +150,25 @@ class SparkRunner:
             packets += self._spread(parts, partial(read_packets, keywords=frozenset(keywords), opener=opener))
         return pa.concat_tables(packets)
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> pa.Table:
+    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
         """Group, check and choose in the executors; a few planes are done before a job would have begun.
+
+        Many planes go there in several jobs, a part for each core at a time.
 
         Raises:
             PipelineError: `spark-failed`.
         """
-        n_planes = pc.sum(packets["n_planes"]).as_py() or 0
+        n_planes = n_planes_in(packets)
         if n_planes <= _FEW_PLANES:
-            return finder(packets)
-        with spark_errors("grouping series"):
-            parts = parts_of(packets, max(self._n_cores(), n_planes // _PLANES_A_PART))
-            return pa.concat_tables(self._spread(parts, finder))
+            yield from map(finder, parts_of(packets, 1))
+            return
+        n_cores = self._n_cores()
+        parts = parts_of(packets, max(n_cores, n_planes // PLANES_A_PART))
+        while some := list(islice(parts, n_cores)):
+            with spark_errors("grouping series"):
+                found = self._spread(some, finder)
+            del some
+            yield from found
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         """Open the model in as many tasks as will run at a time, which also warms the workers up.
@@ -182,12 +197,12 @@ class SparkRunner:
         Raises:
             PipelineError: `spark-failed` where it does not; what stopped the tasks, where they say so.
         """
-        pending = {task.series_key: task for task in schedule.tasks}
+        pending = schedule.tasks.remaining()
         followed = follow_receipts(job.out, job.run_id, pending, job.model_name)
         n_stuck = 0
         while pending and not job.is_stopping:
             n_before, failures = len(pending), list[str]()
-            for frame in self._frames(schedule.where(lambda task: task.series_key in pending), job):
+            for frame in self._frames(schedule.where(pending.is_left), job):
                 thread = _SparkJob(frame)
                 thread.start()
                 while thread.is_alive():
@@ -205,16 +220,26 @@ class SparkRunner:
 
     def _frames(self, schedule: Schedule, job: Job) -> Iterator[DataFrame]:
         """One job for the series whose bytes Spark hands over, one for those that are opened by path."""
-        stage = self._inference(job)
-        bins = schedule.where(self._comes_by_content).bins
+        stage, comes_by_content = self._inference(job), self._comes_by_content(schedule.tasks)
+        bins = [list(members) for members in schedule.where(comes_by_content).bins]
         if bins:
             yield self._mapped(self._contents(bins), content_runner(bins, job, stage.seating), FINISHED, stage)
-        bins = schedule.where(lambda task: not self._comes_by_content(task)).bins
-        if bins:
-            frame = self._session.createDataFrame(_task_table(bins))
-            frame = frame.repartitionById(len(bins), frame.bin).drop("bin")
-            give_back_memory()  # the table has passed through several forms on its way to the JVM
+        by_path = schedule.where(~comes_by_content).bins
+        if by_path:
+            frame = self._task_frame(by_path)
+            frame = frame.repartitionById(len(by_path), frame.bin).drop("bin")
             yield self._mapped(frame, path_runner(job, stage.seating), FINISHED, stage)
+
+    def _task_frame(self, bins: Sequence[Tasks]) -> DataFrame:
+        """One row a series, with the number of its bin; handed to the JVM in pieces."""
+        rows = ((task.content, number) for number, members in enumerate(bins) for task in members)
+        n_rows = max(_FEWEST_ROWS, -(-sum(map(len, bins)) // _MOST_FRAMES))
+        frames = []
+        while some := list(islice(rows, n_rows)):
+            columns = (pa.array(column, item.type) for column, item in zip(zip(*some, strict=True), TASKS, strict=True))
+            frames.append(self._session.createDataFrame(pa.table(list(columns), schema=TASKS)))
+        give_back_memory()
+        return reduce(DataFrame.union, frames)
 
     def _spread(self, parts: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -> list[pa.Table]:
         """What becomes of tables, each in a task of its own."""
@@ -239,11 +264,16 @@ class SparkRunner:
         with stage.workers(self._session.sparkContext):
             return frame.mapInArrow(mapper, from_arrow_schema(schema), profile=stage.profile)
 
-    def _comes_by_content(self, task: PackedTask) -> bool:
+    def _comes_by_content(self, tasks: Tasks) -> NDArray[np.bool_]:
+        """Which series have files whose bytes Spark hands over."""
         if not self._by_content:
-            return False
-        paths = pa.array({ref.path for ref in task.unpack().slices})
-        return not pc.all(pc.is_in(paths, self._passed_over)).as_py()
+            return np.zeros(len(tasks), np.bool_)
+
+        def is_handed_over(task: PackedTask) -> bool:
+            paths = pa.array({ref.path for ref in task.unpack().slices})
+            return not pc.all(pc.is_in(paths, self._passed_over)).as_py()
+
+        return np.fromiter(map(is_handed_over, tasks), np.bool_, len(tasks))
 
     def _contents(self, bins: Bins) -> DataFrame:
         """Bytes of every file of the tasks, in the partition of their bin, series after series."""
@@ -298,19 +328,13 @@ def _run_unheard(frame: DataFrame) -> None:
         frame.toArrow()
 
 
-def _unlisted(pending: dict[str, PackedTask], job: Job) -> Iterator[SeriesResult]:
+def _unlisted(pending: Remaining[PackedTask], job: Job) -> Iterator[SeriesResult]:
     """Results whose receipts are there, though a store failed to list them."""
-    for key in list(pending):
+    for key in pending:
         receipt = read_receipt(job.out, key, job.model_name)
         if receipt is not None and receipt.run_id == job.run_id:
-            del pending[key]
+            pending.discard(key)
             yield receipt
-
-
-def _task_table(bins: Bins) -> pa.Table:
-    """One row a series, with the number of its bin."""
-    rows = [(task.content, number) for number, members in enumerate(bins) for task in members]
-    return pa.table([pa.array(column) for column in zip(*rows, strict=True)], schema=TASKS)
 
 
 def _collected(frame: DataFrame, mapper: Mapper) -> list[pa.Table]:
@@ -318,7 +342,7 @@ def _collected(frame: DataFrame, mapper: Mapper) -> list[pa.Table]:
     return [opened(content.as_py()) for content in rows.column(0)]
 
 
-def _wanted(paths: pa.ChunkedArray, studies: Path, exclude: Path | None) -> pa.Array:
+def _wanted(paths: pa.ChunkedArray, studies: Path, exclude: Path | None) -> pa.ChunkedArray:
     """Tells files of a listing by the JVM from those that are left out, or listed beside it under their own names."""
     is_detour, left_out = detours(studies), f"{exclude}{os.sep}" if exclude is not None else "\0"
 
@@ -326,7 +350,9 @@ def _wanted(paths: pa.ChunkedArray, studies: Path, exclude: Path | None) -> pa.A
         is_elsewhere = path.startswith(left_out) or is_detour(os.path.dirname(path.partition(MEMBER)[0]))
         return not is_elsewhere and "\ufffd" not in path  # the JVM's picture of a name that is no UTF-8
 
-    return pa.array([is_wanted(path) for chunk in paths.chunks for path in chunk.to_pylist()], pa.bool_())
+    starts = range(0, len(paths), _PATHS_A_TIME)
+    parts = (paths.slice(start, _PATHS_A_TIME).to_pylist() for start in starts)
+    return pa.chunked_array([pa.array(map(is_wanted, part), pa.bool_()) for part in parts], pa.bool_())
 
 
 def _literal(folder: Path) -> str:

@@ -1,10 +1,13 @@
 """Numbers of a RESULTS as bars and boxes, in the coordinates of the page's drawings."""
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imaging_pipeline.records import Status
 from imaging_pipeline.results.page.rows import Row
@@ -13,6 +16,7 @@ STAGES = ("decode", "open_model", "preprocess", "network", "postprocess", "measu
 """In the order in which a series goes through them."""
 
 _N_BINS, _MOST_LABELS, _FEWEST_SERIES = 12, 12, 3
+_Numbers = NDArray[np.float64]
 WIDTH = 280.0
 """Of what is drawn, in the units of the drawing."""
 
@@ -47,12 +51,72 @@ class Box:
     words: str
 
 
-def stage_bars(rows: Sequence[Row]) -> list[Bar]:
-    """Seconds of each stage over all series that are done."""
-    total: Counter[str] = Counter()
-    for row in rows:
-        if row["status"] == Status.DONE:
-            total.update(row["stages"])
+@dataclass(slots=True)
+class Totals:
+    """What is counted over all rows in one go: numbers, not rows.
+
+    Attributes:
+        models: Of all rows.
+        flags: Of done series, by code.
+        status: Series by status.
+        n_flagged: Series with something to look at.
+    """
+
+    models: set[str] = field(default_factory=set)
+    flags: Counter[str] = field(default_factory=Counter)
+    status: Counter[str] = field(default_factory=Counter)
+    n_flagged: int = 0
+    _stages: Counter[str] = field(default_factory=Counter)
+    _seconds: "array[float]" = field(default_factory=lambda: array("d"))
+    _volumes: dict[tuple[str, str], "array[float]"] = field(default_factory=dict)
+    _reasons: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> "Totals":
+        """Go through rows once."""
+        totals = cls()
+        for row in rows:
+            totals._add(row)
+        return totals
+
+    def counts(self) -> dict[str, int]:
+        """Series by status, and those to look at."""
+        by_status = {name.value: self.status[name] for name in Status}
+        return {"series": self.status.total(), **by_status, "flagged": self.n_flagged}
+
+    def reasons(self) -> list[dict[str, Any]]:
+        """Skipped and failed series by reason: how many, one message, and what to do; failed ones first."""
+        return sorted(self._reasons.values(), key=lambda item: (item["status"], -item["count"], item["code"]))
+
+    def stages(self) -> list[Bar]:
+        """Seconds of each stage over all series that are done."""
+        return _stage_bars(self._stages)
+
+    def durations(self) -> list[Bar]:
+        """How many series took how long."""
+        return _duration_bars(np.array(self._seconds))
+
+    def volumes(self, model: str) -> list[Box]:
+        """Volumes of a model's labels, where there are enough series to compare; the largest labels first."""
+        return _volume_boxes({name: np.array(ml) for (of, name), ml in self._volumes.items() if of == model})
+
+    def _add(self, row: Row) -> None:
+        self.models.add(row["model"])
+        self.status[row["status"]] += 1
+        self.flags.update(flag["code"] for flag in row["flags"])
+        self.n_flagged += bool(row["flags"])
+        if row["status"] != Status.DONE:
+            first = {name: row[name] for name in ("status", "code", "message", "hint")}
+            self._reasons.setdefault((row["status"], row["code"]), {**first, "count": 0})["count"] += 1
+            return
+        self._stages.update(row["stages"])
+        if row["seconds"] > 0:
+            self._seconds.append(row["seconds"])
+        for name, ml in row["volumes"].items():
+            self._volumes.setdefault((row["model"], name), array("d")).append(ml)
+
+
+def _stage_bars(total: Counter[str]) -> list[Bar]:
     whole, longest = sum(total.values()), max(total.values(), default=0.0)
     names = [name for name in (*STAGES, *sorted(total.keys() - set(STAGES))) if total[name] > 0]
     return [
@@ -65,9 +129,8 @@ def stage_bars(rows: Sequence[Row]) -> list[Bar]:
     ]
 
 
-def duration_bars(rows: Sequence[Row]) -> list[Bar]:
-    """How many series took how long, in bins that widen by the same factor."""
-    taken = np.array([row["seconds"] for row in rows if row["status"] == Status.DONE and row["seconds"] > 0])
+def _duration_bars(taken: _Numbers) -> list[Bar]:
+    """In bins that widen by the same factor."""
     if taken.size < _FEWEST_SERIES:
         return []
     edges = np.geomspace(taken.min(), taken.max() * 1.001, _N_BINS + 1)
@@ -78,14 +141,8 @@ def duration_bars(rows: Sequence[Row]) -> list[Bar]:
     ]
 
 
-def volume_boxes(rows: Sequence[Row], model: str) -> list[Box]:
-    """Volumes of a model's labels, where there are enough series to compare; the largest labels first."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if row["status"] == Status.DONE and row["model"] == model:
-            for name, ml in row["volumes"].items():
-                found.setdefault(name, []).append(ml)
-    enough = {name: np.array(values) for name, values in found.items() if len(values) >= _FEWEST_SERIES}
+def _volume_boxes(found: Mapping[str, _Numbers]) -> list[Box]:
+    enough = {name: values for name, values in found.items() if values.size >= _FEWEST_SERIES}
     largest = max((float(values.max()) for values in enough.values()), default=0.0)
     if not largest:
         return []
@@ -93,7 +150,7 @@ def volume_boxes(rows: Sequence[Row], model: str) -> list[Box]:
     return [_box(name, enough[name], largest) for name in shown]
 
 
-def _box(name: str, values: "np.ndarray[tuple[int], np.dtype[np.float64]]", largest: float) -> Box:
+def _box(name: str, values: _Numbers, largest: float) -> Box:
     five = [float(value) for value in np.percentile(values, (0, 25, 50, 75, 100))]
     low, first, median, third, high = (f"{value:.3g}" for value in five)
     return Box(
@@ -101,19 +158,6 @@ def _box(name: str, values: "np.ndarray[tuple[int], np.dtype[np.float64]]", larg
         points=tuple(round(WIDTH * value / largest, 1) for value in five),
         words=f"median {median} ml, half of the series {first} to {third}, all {low} to {high}",
     )
-
-
-def reasons(rows: Sequence[Row]) -> list[Mapping[str, object]]:
-    """Skipped and failed series by reason: how many, one message, and what to do; failed ones first."""
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row["status"] != Status.DONE:
-            grouped.setdefault((row["status"], row["code"]), []).append(row)
-    order = sorted(grouped.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1]))
-    return [
-        {"status": status, "code": code, "count": len(group), "message": group[0]["message"], "hint": group[0]["hint"]}
-        for (status, code), group in order
-    ]
 
 
 def seconds(value: float) -> str:

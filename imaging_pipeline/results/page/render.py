@@ -4,12 +4,9 @@ import hashlib
 import json
 import logging
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
-from io import BytesIO
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -19,7 +16,6 @@ from markupsafe import Markup
 from imaging_pipeline import __version__
 from imaging_pipeline.errors import PipelineError
 from imaging_pipeline.host import give_back_memory, now, versions
-from imaging_pipeline.records import Status
 from imaging_pipeline.results.card import read_card
 from imaging_pipeline.results.dataset import NOT_FOR_CLINICAL_USE
 from imaging_pipeline.results.layout import REPORT, RUN, VOLUMES_ONLY
@@ -37,31 +33,6 @@ _EXIT_WORDS = {
 }
 
 
-@dataclass(slots=True)
-class _Totals:
-    """What is counted over all rows in one go."""
-
-    models: set[str] = field(default_factory=set)
-    status: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=Counter)
-    n_flagged: int = 0
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> "_Totals":
-        totals = cls()
-        for row in rows:
-            totals.models.add(row["model"])
-            totals.status[row["status"]] += 1
-            totals.flags.update(flag["code"] for flag in row["flags"])
-            totals.n_flagged += bool(row["flags"])
-        return totals
-
-    def counts(self) -> dict[str, int]:
-        """Series by status, and those to look at."""
-        by_status = {name.value: self.status[name] for name in Status}
-        return {"series": self.status.total(), **by_status, "flagged": self.n_flagged}
-
-
 def write_report(out: Store, max_series: int, *, embed: bool = False) -> int:
     """Write report.html from index and receipts of a RESULTS; how many series it shows.
 
@@ -76,9 +47,7 @@ def write_report(out: Store, max_series: int, *, embed: bool = False) -> int:
     rows = read_rows(out)
     shown = rows[:max_series]
     pictures = _embedded(out, shown) if embed else {}
-    page = BytesIO()
-    page.writelines(piece.encode() for piece in _pieces(out, rows, shown, pictures))
-    out.publish(REPORT, page.getvalue())
+    out.publish(REPORT, (piece.encode() for piece in _pieces(out, rows, shown, pictures)))
     give_back_memory()
     return len(shown)
 
@@ -92,7 +61,7 @@ def _pieces(out: Store, rows: Sequence[Row], shown: Sequence[Row], pictures: Map
         shown: Those of them that the table holds.
         pictures: Path of a preview to the data URI to show in its place.
     """
-    totals = _Totals.of(rows)
+    totals = figures.Totals.of(rows)
     models = sorted(totals.models - {VOLUMES_ONLY})
     cards = {name: read_card(out, name) for name in models}
     colours = {name: dict(card.labels.values()) for name, card in cards.items() if card}
@@ -111,11 +80,11 @@ def _pieces(out: Store, rows: Sequence[Row], shown: Sequence[Row], pictures: Map
             n_rows=len(rows),
             counts=totals.counts(),
             run=_last_run(out),
-            reasons=figures.reasons(rows),
+            reasons=totals.reasons(),
             flags=totals.flags.most_common(),
-            stages=figures.stage_bars(rows),
-            durations=figures.duration_bars(rows),
-            boxes={name: boxes for name in models if (boxes := figures.volume_boxes(rows, name))},
+            stages=totals.stages(),
+            durations=totals.durations(),
+            boxes={name: boxes for name in models if (boxes := totals.volumes(name))},
             models=models,
             cards=cards,
             versions=versions(),

@@ -5,11 +5,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from imaging_pipeline.contents import Contents
 from imaging_pipeline.errors import Code
 from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.records import GeometryVerdict, Status
 from imaging_pipeline.results.index import kind_in
-from imaging_pipeline.results.reading import read_series
+from imaging_pipeline.results.reading import read_series_batches
 from imaging_pipeline.stores import Store
 
 Row = dict[str, Any]
@@ -22,8 +27,17 @@ _COLUMNS = (
 ).split()
 """Subject, study and their UIDs stay in the index."""
 
-_ROWS_AT_A_TIME = 500
-"""As Python's objects a row takes ten times the memory."""
+_ORDERED = pa.schema(
+    [
+        pa.field("fate", pa.int8()),
+        pa.field("is_clean", pa.bool_()),
+        pa.field("key", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("at", pa.int64()),
+        pa.field("n_bytes", pa.int64()),
+    ]
+)
+"""What rows are sorted by, and where their JSON lies."""
 
 _ORDER = {Status.FAILED.value: 0, Status.DONE.value: 1, Status.SKIPPED.value: 2}
 
@@ -46,15 +60,21 @@ _ABROAD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 class Rows(Sequence[Row]):
-    """Rows as JSON, each an object while it is looked at: as objects all of them take five times the memory."""
+    """Rows as JSON in a file, each an object while it is looked at."""
 
-    def __init__(self, packed: Sequence[bytes]) -> None:
-        """Take them as they are."""
-        self._packed = packed
+    def __init__(self, contents: Contents, places: NDArray[np.int64]) -> None:
+        """Take them as they are.
+
+        Args:
+            contents: JSON of each.
+            places: Where in it a row begins and how many bytes it has, of shape (rows, 2).
+        """
+        self._contents = contents
+        self._places = places
 
     def __len__(self) -> int:
         """How many there are."""
-        return len(self._packed)
+        return len(self._places)
 
     @overload
     def __getitem__(self, place: int) -> Row: ...
@@ -65,8 +85,8 @@ class Rows(Sequence[Row]):
     def __getitem__(self, place: int | slice) -> "Row | Rows":
         """One of them, made anew each time, or some."""
         if isinstance(place, slice):
-            return Rows(self._packed[place])
-        row: Row = json.loads(self._packed[place])
+            return Rows(self._contents, self._places[place])
+        row: Row = json.loads(self._contents.read(*self._places[place].tolist()))
         return row
 
 
@@ -76,22 +96,22 @@ def read_rows(out: Store) -> Rows:
     Raises:
         PipelineError: `index-damaged` or `store-unreachable`.
     """
-    if kind_in(out) is None:
-        return Rows(())
-    batches = read_series(out, [*_COLUMNS, "flags"]).to_batches(max_chunksize=_ROWS_AT_A_TIME)
-    placed = []
-    while batches:
-        placed += [_placed(_row(values)) for values in batches.pop().to_pylist(maps_as_pydicts="strict")]
-    rows = Rows([packed for _, packed in sorted(placed)])
-    del placed
+    contents, parts = Contents(), [_ORDERED.empty_table()]
+    if kind_in(out) is not None:
+        for batch in read_series_batches(out, [*_COLUMNS, "flags"]):
+            rows = [_row(values) for values in batch.to_pylist(maps_as_pydicts="strict")]
+            packed = [json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() for row in rows]
+            placed = zip(rows, contents.add(packed), map(len, packed), strict=True)
+            columns = zip(*((*_rank(row), at, n_bytes) for row, at, n_bytes in placed), strict=True)
+            arrays = [pa.array(column, item.type) for column, item in zip(columns, _ORDERED, strict=True)]
+            parts.append(pa.table(arrays, schema=_ORDERED))
+    ordered = pa.concat_tables(parts).sort_by([(name, "ascending") for name in _ORDERED.names])
     give_back_memory()
-    return rows
+    return Rows(contents, np.stack([ordered[name].to_numpy() for name in ("at", "n_bytes")], axis=1))
 
 
-def _placed(row: Row) -> tuple[tuple[int, bool, str, str], bytes]:
-    """A row behind what it is sorted by."""
-    place = _ORDER[row["status"]], not row["flags"], row["key"], row["model"]
-    return place, json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
+def _rank(row: Row) -> tuple[int, bool, str, str]:
+    return _ORDER[row["status"]], not row["flags"], row["key"], row["model"]
 
 
 def _row(values: Mapping[str, Any]) -> Row:
