@@ -26,22 +26,21 @@ class Contents:
         places = []
         for value in values:
             places.append(self._end)
-            if not self._is_written(value):
+            if value and not self._is_written(value):
                 self._in_memory[self._end] = value
             self._end += len(value)
         return places
 
     def read(self, at: int, n_bytes: int) -> bytes:
         """A value that lies there."""
-        kept = self._in_memory.get(at)
-        if kept is not None or self._file is None:
-            return kept or b""
+        if not n_bytes:
+            return b""
+        if self._file is None or at in self._in_memory:
+            return self._in_memory[at]
         return os.pread(self._file.fileno(), n_bytes, at)
 
     def _is_written(self, value: bytes) -> bool:
-        if self._file is None:
-            return not value
         try:
-            return os.pwrite(self._file.fileno(), value, self._end) == len(value)
+            return self._file is not None and os.pwrite(self._file.fileno(), value, self._end) == len(value)
         except OSError:
             return False
