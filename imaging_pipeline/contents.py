@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import IO
@@ -17,7 +18,8 @@ class Contents:
         """Hold nothing yet."""
         self._file: IO[bytes] | None = None
         with suppress(OSError):
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with this object
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
         self._end = 0
         self._in_memory: dict[int, bytes] = {}
 
