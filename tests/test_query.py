@@ -24,7 +24,7 @@ from imaging_pipeline.comparison.distance import agreement
 from imaging_pipeline.results import measurements
 from imaging_pipeline.results.reading import REVIEW_SCHEMA
 from imaging_pipeline.results.receipt import read_receipts
-from imaging_pipeline.results.tables import open_table
+from imaging_pipeline.results.tables import Keys, open_table
 from imaging_pipeline.stores import LocalStore
 from imaging_pipeline.verify import main as verify
 from tests.bundles import write_bundle
@@ -153,7 +153,7 @@ def test_a_series_that_is_measured_again_has_the_rows_of_the_last_time_alone(
     table.commit([first, replace(second, measurements_path="")])
     rows = table.read().select(["series_key", "label"]).to_pylist()
     assert rows == [{"series_key": first.identity.series_key, "label": 1}]
-    assert table.keys() == {(first.identity.series_key, "tiny")}
+    assert table.keys() == Keys([(first.identity.series_key, "tiny")])
 
 
 def test_two_runs_are_compared_by_label_with_page_plot_and_rows(

@@ -82,3 +82,5 @@ def test_keys_are_known_again() -> None:
     assert ("b", "other") not in keys
     assert keys == Keys([("a", "other"), ("b", "m"), ("a", "m")])
     assert ("a", "m") not in Keys()
+    keys.remove([("a", "m"), ("never", "m")])
+    assert keys == Keys([("a", "other"), ("b", "m")])

@@ -197,6 +197,7 @@ class DeltaIndex:
             write_deltalake(table, rows.table, mode="overwrite", predicate=_of(rows.keys), **how)
         elif rows.table.num_rows:
             write_deltalake(table, rows.table, mode="append", **how)
+        known.remove(rows.keys)
         known.add(keys_in(rows.table.to_batches()))
         self._version = table.version()
         return True

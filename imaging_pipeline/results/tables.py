@@ -177,6 +177,10 @@ class Keys:
         """Hold these too."""
         self._digests = np.union1d(self._digests, np.fromiter(map(_digest, keys), np.int64))
 
+    def remove(self, keys: Iterable[Key]) -> None:
+        """Hold none of these any more."""
+        self._digests = np.setdiff1d(self._digests, np.fromiter(map(_digest, keys), np.int64))
+
 
 def _digest(key: Key) -> int:
     return int.from_bytes(hashlib.blake2b("\0".join(key).encode(), digest_size=8).digest(), signed=True)
