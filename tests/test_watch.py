@@ -17,6 +17,8 @@ import pytest
 
 from imaging_pipeline.console import Screen
 from imaging_pipeline.errors import Code, PipelineError
+from imaging_pipeline.intake.found import PackedSkip, PackedTask
+from imaging_pipeline.intake.shelf import Shelf
 from imaging_pipeline.job import Job
 from imaging_pipeline.partition import process
 from imaging_pipeline.records import Status
@@ -182,7 +184,7 @@ def test_a_lost_session_is_opened_again_and_the_first_error_of_all_ends_the_watc
                 raise PipelineError(Code.STUDIES_NOT_FOUND, "not mounted", "")
             if kind == "end":
                 stop._request(signal.SIGTERM, None)
-            return type("Plan", (), {"todo": (), "skipped": ()})()
+            return type("Plan", (), {"todo": Shelf.of(PackedTask, ()), "skipped": Shelf.of(PackedSkip, ())})()
 
         def tell(self, plan: object) -> None: ...
 
