@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from imaging_pipeline.console import Screen
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.intake.found import PackedTask, Skips, Tasks, packed_task
+from imaging_pipeline.intake.found import Skips, Tasks
 from imaging_pipeline.intake.rules import SelectionRules
-from imaging_pipeline.intake.shelf import Rows, Shelf
+from imaging_pipeline.intake.shelf import Rows
 from imaging_pipeline.job import Job
 from imaging_pipeline.ledger import Ledger
 from imaging_pipeline.monitoring import Observer
@@ -24,17 +24,17 @@ from imaging_pipeline.outbox import NoOutbox, Outbox
 from imaging_pipeline.partition import skipped_result
 from imaging_pipeline.records import SeriesResult, Status
 from imaging_pipeline.results import layout
-from imaging_pipeline.results.again import FORCED, Wanted, kind_of, why_again
+from imaging_pipeline.results.again import kind_of
 from imaging_pipeline.results.audit import Audit
 from imaging_pipeline.results.page import write_report
-from imaging_pipeline.results.receipt import find_receipt, is_given_up
 from imaging_pipeline.runner import Runner
 from imaging_pipeline.schedule import Schedule
 from imaging_pipeline.schedule import plan as plan_schedule
 from imaging_pipeline.stopping import Stop
-from imaging_pipeline.stores import Store, at_once
+from imaging_pipeline.stores import Store
 from imaging_pipeline.survey import Survey, Surveyor
 from imaging_pipeline.tally import Tally
+from imaging_pipeline.verdicts import Judge
 from imaging_pipeline.workers import Attempts
 
 _RESULTS_AT_A_TIME = 500
@@ -139,18 +139,16 @@ class Round:
         tally = Tally(files=found.files.copy(), duplicates=found.n_copies)
         tasks = found.tasks if self.only is None else found.tasks.part(_rows_of(found.tasks, self.only))
         with self.screen.busy("looking what is done"):
-            verdicts = self._verdicts(tasks)
-        todo = tasks.part(np.array(verdicts.todo, np.int64))
-        if verdicts.causes:
-            todo = Shelf.of(PackedTask, (_with_cause(task, verdicts.causes) for task in todo))
+            is_forced = job.settings.force or self.only is not None
+            verdicts = Judge(job=job, is_forced=is_forced, verified=known.verified).judge(tasks)
+        todo = verdicts.todo
         tally.again = Counter(map(kind_of, verdicts.causes.values()))
-        done = tasks.part(np.array(verdicts.done, np.int64))
-        self.observer.looked(todo, len(done), found.skipped, len(verdicts.given_up))
+        self.observer.looked(todo, len(verdicts.done), found.skipped, len(verdicts.given_up))
         return Plan(
             todo=todo,
-            done=done,
+            done=verdicts.done,
             skipped=found.skipped,
-            given_up=tuple(verdicts.given_up),
+            given_up=verdicts.given_up,
             tally=tally,
             others=found.reasons,
             began=began,
@@ -237,77 +235,10 @@ class Round:
         except PipelineError as error:
             self.screen.say(f"no {layout.REPORT}: {error.code}: {error.message}; {error.hint}")
 
-    def _verdicts(self, tasks: Tasks) -> "_Verdicts":
-        verdicts = _Verdicts()
-        with at_once(self.job.out) as work:
-            for some in tasks.pieces(_RESULTS_AT_A_TIME):
-                for row, task, verdict in zip(some.rows.tolist(), some, work(self._verdict, some), strict=True):
-                    verdicts.add(row, task.series_key, verdict)
-        return verdicts
-
-    def _verdict(self, task: PackedTask) -> "_Verdict":
-        job, key, verified = self.job, task.series_key, self.known.verified
-        wanted, is_forced = job.fingerprint(task.inputs_digest), job.settings.force or self.only is not None
-        name = hashlib.sha256(f"{key} {wanted}".encode()).digest()
-        if name in verified and not is_forced:
-            return _Verdict(is_done=True)
-        found = find_receipt(job.out, layout.receipt_path(key, job.model_name), job.seal_key)
-        if found is None or is_forced:
-            return _Verdict(cause=FORCED * (found is not None))
-        if found.is_sealed and found.receipt is not None and is_given_up(found.receipt, wanted):
-            return _Verdict(given_up=found.receipt)
-        digest = "" if job.bundle is None else job.bundle.digest
-        cause = why_again(job.out, found, Wanted(identity=task.identity, model_digest=digest, settings=job.settings))
-        if not cause:
-            verified.add(name)
-        return _Verdict(cause=cause, is_done=not cause)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Verdict:
-    """What is to become of a series.
-
-    Attributes:
-        is_done: Nothing: an earlier run has done it.
-        given_up: Nothing: what an earlier run says of it.
-        cause: Why it is computed again; empty for one that never was.
-    """
-
-    is_done: bool = False
-    given_up: SeriesResult | None = None
-    cause: str = ""
-
-    @property
-    def is_todo(self) -> bool:
-        return not self.is_done and self.given_up is None
-
-
-@dataclass(slots=True)
-class _Verdicts:
-    """Verdicts on all series: rows of those that are to be done, and of those that are done."""
-
-    todo: list[int] = field(default_factory=list)
-    done: list[int] = field(default_factory=list)
-    given_up: list[SeriesResult] = field(default_factory=list)
-    causes: dict[str, str] = field(default_factory=dict)
-
-    def add(self, row: int, series_key: str, verdict: _Verdict) -> None:
-        if verdict.given_up is not None:
-            self.given_up.append(verdict.given_up)
-            return
-        (self.done if verdict.is_done else self.todo).append(row)
-        if verdict.cause:
-            self.causes[series_key] = verdict.cause
-
 
 def _rows_of(tasks: Tasks, only: frozenset[str]) -> Rows:
     wanted = pc.is_in(tasks.column("series_key"), value_set=pa.array(only, pa.string()))
     return tasks.rows[np.array(wanted, np.bool_)]
-
-
-def _with_cause(task: PackedTask, causes: dict[str, str]) -> PackedTask:
-    cause = causes.get(task.series_key)
-    return task if cause is None else packed_task(replace(task.unpack(), recomputed_because=cause))
 
 
 def _inputs(plan: Plan) -> dict[str, Any]:

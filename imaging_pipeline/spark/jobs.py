@@ -1,12 +1,10 @@
 """Headers and series tasks as Spark jobs."""
 
-import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from functools import partial, reduce
 from itertools import islice, pairwise
 from pathlib import Path
@@ -15,8 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sql
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -53,7 +49,8 @@ from imaging_pipeline.spark.mappers import (
     table_mapper,
 )
 from imaging_pipeline.spark.resources import Stage, inference_stage, plain_stage
-from imaging_pipeline.spark.session import cause_of, gave_up, spark_errors
+from imaging_pipeline.spark.session import gave_up, spark_errors
+from imaging_pipeline.spark.waiting import SparkJob, run_unheard
 
 _MOST_STUCK = 2
 """Jobs one after the other that bring no series further; a series that takes its executor down is given up in them."""
@@ -106,7 +103,7 @@ class SparkRunner:
             stage = self._inference(job)
             slots = self._session.range(0, stage.n_tasks, numPartitions=stage.n_tasks)
             frame = self._mapped(slots, preparer(job), FINISHED, stage)
-        threading.Thread(target=_run_unheard, args=(frame,), name="spark-prepare", daemon=True).start()
+        threading.Thread(target=run_unheard, args=(frame,), name="spark-prepare", daemon=True).start()
 
     def slots(self, job: Job) -> Slots:
         """See `Runner`."""
@@ -203,7 +200,7 @@ class SparkRunner:
         while pending and not job.is_stopping:
             n_before, failures = len(pending), list[str]()
             for frame in self._frames(schedule.where(pending.is_left), job):
-                thread = _SparkJob(frame)
+                thread = SparkJob(frame)
                 thread.start()
                 while thread.is_alive():
                     began = time.monotonic()
@@ -299,33 +296,6 @@ class SparkRunner:
             # a damaged archive must not end the job; it is listed beside, and says itself what is wrong with it
             reader = reader.option("wholeFile", False).option("ignoreCorruptFiles", True)
         return reader.load(_literal(self._studies)).selectExpr(*_LISTED, *columns)
-
-
-class _SparkJob(threading.Thread):
-    """Waits for a Spark job, so that the main thread can follow its receipts.
-
-    Attributes:
-        failure: Why the job gave up; empty while it runs and where it succeeded.
-    """
-
-    def __init__(self, frame: DataFrame) -> None:
-        super().__init__(name="spark-job", daemon=True)
-        self._frame = frame
-        self.failure = ""
-
-    def run(self) -> None:
-        """Run the job to its end."""
-        try:
-            self._frame.toArrow()
-        except (PySparkException, Py4JError, OSError, pa.ArrowException) as error:
-            self.failure = cause_of(error)
-            logging.getLogger(__name__).exception("Spark gave up")
-
-
-def _run_unheard(frame: DataFrame) -> None:
-    """Whatever is wrong here the next job says again, or nothing comes of the session any more."""
-    with suppress(PySparkException, Py4JError, OSError, pa.ArrowException):
-        frame.toArrow()
 
 
 def _unlisted(pending: Remaining[PackedTask], job: Job) -> Iterator[SeriesResult]:
