@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -345,7 +346,7 @@ time.sleep(60)
 
 
 def test_files_of_processes_that_are_gone_are_swept_and_those_of_living_ones_are_not(
-    out: Path, pipeline: Pipeline, made: tuple[Path, Path]
+    out: Path, pipeline: Pipeline, made: tuple[Path, Path], tmp_path: Path
 ) -> None:
     folder = a_volume(out).parent
     living = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True)
@@ -365,7 +366,8 @@ def test_files_of_processes_that_are_gone_are_swept_and_those_of_living_ones_are
         for name in ("stale", "recent"):
             (out / "logs" / f".{name}.stop").touch()
         (out / "logs" / "stale.run.json").write_text('{"finished_at": "2026-01-01"}')
-        done = pipeline(made[0], "--out", out, *OPTIONS)
+        # not the machine's folder: other tests kill processes at the same time
+        done = pipeline(made[0], "--out", out, *OPTIONS, env={"TMPDIR": str(tmp_path)})
         left = {path.name.split("-")[1] for path in folder.iterdir() if path.name.startswith(".tmp-")}
         assert left == {str(living.pid), "1"}
         assert elsewhere.exists()
@@ -378,5 +380,8 @@ def test_files_of_processes_that_are_gone_are_swept_and_those_of_living_ones_are
         living.stdout.close()  # type: ignore[union-attr]
 
 
-def test_a_sweep_of_results_that_are_not_there_yet_finds_nothing(tmp_path: Path) -> None:
+def test_a_sweep_of_results_that_are_not_there_yet_finds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert sweep(LocalStore(root=tmp_path / "absent")) == 0
