@@ -71,8 +71,12 @@ def test_scores_are_those_of_monais_sliding_window(name: str, shape: tuple[int, 
     inferer = SlidingWindowInferer(sw_batch_size=1, **options)
     with torch.inference_mode():
         expected = inferer(image[None], network)[0]
-    for batch in (1, 2, 5):
-        found = streamed(network, image, inferer, batch=batch)
+
+    def classes_last(windows: torch.Tensor) -> torch.Tensor:
+        return network(windows).contiguous(memory_format=torch.channels_last_3d)
+
+    for batch, form in ((1, network), (2, network), (5, network), (2, classes_last)):
+        found = streamed(form, image, inferer, batch=batch)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert float((found.argmax(0) == expected.argmax(0)).float().mean()) >= 0.9999
 

@@ -13,6 +13,33 @@ Fill = Callable[[torch.Tensor, torch.Tensor], None]
 _SPARE_PLANES = 4
 """Neighbours that interpolation asks for beside the planes of a window."""
 
+_SIMD_VALUES = 32
+"""Values that torch multiplies at a time: with fewer side by side that share a weight, it goes value by value."""
+
+
+def spread_weights(weights: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Weights as often as scores have classes, in the order of their memory, where that makes adding faster.
+
+    It does on the CPU for a few classes that lie side by side, and takes C times the memory of the weights. Measured
+    for windows of 96 x 96 x 96: 8 ms instead of 11 for 14 classes, 1.4 instead of 4 for 2.
+
+    Args:
+        weights: (I, J, K) of a window's voxels.
+        scores: (C, I, J, K) of a window.
+
+    Returns:
+        (C, I, J, K), or the weights themselves.
+    """
+    n_channels = len(scores)
+    if weights.device.type != "cpu" or scores.stride(0) != 1 or not spreads(n_channels, weights.dtype):
+        return weights
+    return weights[..., None].expand(*weights.shape, n_channels).contiguous().movedim(-1, 0)
+
+
+def spreads(n_channels: int, dtype: torch.dtype) -> bool:
+    """Whether weights of sums are laid out once a class."""
+    return 1 < n_channels < _SIMD_VALUES and dtype == torch.float32
+
 
 class Accumulator:
     """Planes of a volume along one axis, filled by windows and given out from one end to the other.
@@ -52,7 +79,8 @@ class Accumulator:
         Args:
             start: Its first index along each axis; what lies outside of the volume is left out.
             scores: (C, I, J, K) of the window.
-            weights: (I, J, K) of its voxels, on the device and in the dtype of the sums; None: 1.
+            weights: Of its voxels, on the device and in the dtype of the sums: (I, J, K), or as `spread_weights` lays
+                them out; None: 1.
             planes: First plane to add to, and the one behind the last; None: all that the window reaches.
         """
         low = [max(first, 0) for first in start]
@@ -70,11 +98,12 @@ class Accumulator:
         low[self.axis] -= self._first
         high[self.axis] -= self._first
         place = tuple(slice(begin, end) for begin, end in zip(low, high, strict=True))
-        own = None if weights is None else weights[inside]
+        everywhere = (slice(None), *inside)
+        own = None if weights is None else weights[inside] if weights.dim() == len(inside) else weights[everywhere]
         add = _add if self._dtype == torch.float32 else _add_rounded
-        add(sums[(slice(None), *place)], scores[(slice(None), *inside)], own)
+        add(sums[(slice(None), *place)], scores[everywhere], own)
         if self._weights is not None:
-            self._weights[place].add_(1 if own is None else own)
+            self._weights[place].add_(1 if own is None else own if own.dim() == len(inside) else own[0])
 
     def planes(self, n_channels: int, start: int, stop: int) -> torch.Tensor:
         """(C, I, J, K) float32 sums or means of planes; those that no window reached are background.

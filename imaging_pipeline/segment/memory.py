@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from imaging_pipeline.host import available_memory_bytes
+from imaging_pipeline.segment.accumulator import spreads
 from imaging_pipeline.segment.device import free_device_bytes
 from imaging_pipeline.segment.stream import Keeping
 from imaging_pipeline.segment.windows import WindowPlan
@@ -71,7 +72,9 @@ class Load:
         axis = self.plan.stream_axis
         n_planes = self.plan.shape[axis]
         depth = min(self.plan.size[axis] // rung.share + 1, n_planes)
-        return (self.n_channels + 1) * depth * math.prod(self.plan.shape) // n_planes * rung.sums_dtype.itemsize
+        weights = math.prod(self.plan.size) * (self.n_channels if spreads(self.n_channels, rung.sums_dtype) else 1)
+        sums = (self.n_channels + 1) * depth * math.prod(self.plan.shape) // n_planes
+        return (sums + weights) * rung.sums_dtype.itemsize
 
 
 def rungs(device: torch.device, batch: int, dtype: torch.dtype) -> Iterator[Rung]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.segment.accumulator import Accumulator, Fill
+from imaging_pipeline.segment.accumulator import Accumulator, Fill, spread_weights
 from imaging_pipeline.segment.agreement import Agreement
 from imaging_pipeline.segment.transforms.scores import Scores
 from imaging_pipeline.segment.windows import Shape, WindowPlan
@@ -84,6 +84,7 @@ class WindowStream:
         self._windows = [start for start in everything if foreground is None or _shows(foreground, start, plan.size)]
         self.n_windows, self.n_skipped = len(everything), len(everything) - len(self._windows)
         self._todo = deque(self._windows)
+        self._has_scores = False
         self._early: deque[tuple[Shape, torch.Tensor]] = deque()
         self._counted: set[Shape] = set()
         self._wanted = 1
@@ -115,6 +116,9 @@ class WindowStream:
     def give(self, start: Shape, scores: torch.Tensor) -> None:
         """Scores (C, I, J, K) of a window that was taken; they may change after the call."""
         self.n_channels = self.n_channels or len(scores)
+        if self._weights is not None and not self._has_scores:
+            self._weights = spread_weights(self._weights, scores)
+        self._has_scores = True
         if start[self.axis] < self._wanted:
             self._accumulator.add(start, scores, self._weights, self._slab)
         else:  # its planes would make the slab deeper than it needs to be
