@@ -32,7 +32,7 @@ _SUFFIX = ".bin"
 _MOST_SEGMENTS = 8
 """Files of the cache; one more, and what still counts is written anew as one."""
 
-_PART_PACKETS = 2_000
+_PART_PACKETS = 500
 """Packets that are sealed together: a file of the cache is opened part by part."""
 
 

@@ -117,6 +117,7 @@ class Surveyor:
         fresh = PACKETS.empty_table()
         if changed.num_rows:
             fresh = self.runner.read_headers(changed, keywords, Opener(self.job.settings.storage))
+            give_back_memory()
         if cache is not None:
             cache.keep(known, fresh)
         return pa.concat_tables([known, fresh])

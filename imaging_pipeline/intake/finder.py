@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imaging_pipeline.contents import Contents
+from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.identity import Keys
 from imaging_pipeline.intake.attributes import Candidate
 from imaging_pipeline.intake.copies import LEFT_OUT
@@ -122,6 +123,7 @@ def gather(parts: Iterable[pa.Table]) -> Gathered:
         for name, numbers in zip(PLACE, (contents.add(values), map(len, values)), strict=True):
             columns = columns.append_column(name, pa.array(numbers, pa.int64()))
         tables.append(columns)
+        give_back_memory()
     return Gathered(pa.concat_tables(tables), contents, n_copies)
 
 

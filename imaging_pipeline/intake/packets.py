@@ -4,7 +4,6 @@ No process ever holds all headers as objects. A packet takes about twenty bytes 
 without opening it stands beside it.
 """
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from imaging_pipeline.digests import digest
 from imaging_pipeline.errors import Code
 from imaging_pipeline.intake.objects import read_files
 from imaging_pipeline.intake.series import instance_of, series_of
@@ -184,11 +184,6 @@ def lengths(lists: pa.ChunkedArray) -> _Integers:
 def milliseconds(seconds: NDArray[np.float64]) -> _Integers:
     """Times as the JVM has them, which knows no less; its numbers come as fractions of a second, a hair too low."""
     return np.floor(seconds * 1000 + 0.01).astype(np.int64)
-
-
-def digest(text: str) -> int:
-    """64 bits of a digest. Those of two texts may be equal: it says what may belong together, texts what does."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), signed=True)
 
 
 def _packed(read: Iterable[tuple[FileRef, Sequence[HeaderRow]]]) -> Iterator[pa.RecordBatch]:

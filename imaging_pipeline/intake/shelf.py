@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from imaging_pipeline.contents import Contents
+from imaging_pipeline.digests import digest
 
 _ITEMS_A_TIME = 500
 """Items that exist as objects at a time while all of them are gone through."""
@@ -81,7 +82,10 @@ class Shelf(Generic[Item]):
 
     def __getitem__(self, series_key: str) -> Item:
         """One of them."""
-        return next(self._table.items(self._kind, np.array([self._table.row_of[series_key]])))
+        row = self._table.row_of(series_key)
+        if row is None:
+            raise KeyError(series_key)
+        return next(self._table.items(self._kind, np.array([row])))
 
     def __iter__(self) -> Iterator[Item]:
         """All of them, one after the other."""
@@ -102,7 +106,7 @@ class Shelf(Generic[Item]):
 
     def remaining(self) -> "Remaining[Item]":
         """All of them, to be taken one by one."""
-        return Remaining(self, self._table.row_of.get, len(self._table))
+        return Remaining(self, self._table.row_of, len(self._table))
 
 
 class Table:
@@ -122,10 +126,21 @@ class Table:
         """Rows."""
         return len(self.columns[PLACE[0]])
 
+    def row_of(self, series_key: str) -> int | None:
+        """Row of a series; None where there is none."""
+        digests, rows = self._by_digest
+        wanted = digest(series_key)
+        first, last = (int(np.searchsorted(digests, wanted, side)) for side in ("left", "right"))
+        keys = self.columns["series_key"]
+        return next((row for row in rows[first:last].tolist() if keys[row].as_py() == series_key), None)
+
     @cached_property
-    def row_of(self) -> dict[str, int]:
-        """Row by key: made when it is first asked for."""
-        return {key: row for row, key in enumerate(self.columns["series_key"].to_pylist())}
+    def _by_digest(self) -> tuple[Rows, Rows]:
+        """Digests of keys in ascending order, and the row of each: made when one is first looked for."""
+        keys = self.columns["series_key"]
+        digests = np.fromiter((digest(key.as_py()) for key in keys), np.int64, len(keys))
+        rows = np.argsort(digests)
+        return digests[rows], rows
 
     def items(self, kind: type[Item], rows: Rows) -> Iterator[Item]:
         """Items of some rows."""

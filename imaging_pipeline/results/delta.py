@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 from pyarrow.dataset import Dataset
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
@@ -37,6 +38,9 @@ _TRIES = 8
 _PAUSE_SECONDS = 0.05
 _FULL_BYTES = 1 << 20
 """Files of this size (some 3 500 rows) are left as they are: what a compaction holds and writes is bounded."""
+
+_LEAN = WriterProperties(compression="SNAPPY")
+"""As rows that are appended: Zstandard, which a compaction takes otherwise, holds five megabytes more for its columns."""
 
 _NO_ROOM = r"no space left|quota exceeded|read-only file system|permission denied|os error (28|122|30|13)\b"
 """A disk that takes nothing is no damage of the table."""
@@ -244,7 +248,7 @@ class DeltaIndex:
             if table is None:
                 return
             is_ours = table.version() == self._version
-            table.optimize.compact(target_size=_FULL_BYTES, max_concurrent_tasks=1)
+            table.optimize.compact(target_size=_FULL_BYTES, max_concurrent_tasks=1, writer_properties=_LEAN)
             table.create_checkpoint()
             if at_last:
                 keep = self._settings.keep_hours
@@ -290,8 +294,24 @@ def rows_of(table: DeltaTable, place: Table, columns: Sequence[str] | None = Non
 def batches_of(table: DeltaTable, place: Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The same, some rows at a time, file after file."""
     files = _files_of(table, place)
-    how = {"batch_size": ROWS_AT_A_TIME, "batch_readahead": 1, "fragment_readahead": 1, "use_threads": False}
-    return iter(files.to_batches(columns=_known(columns, files), **how))
+    wanted = pa.schema([files.schema.field(name) for name in _known(columns, files)])
+    for fragment in files.get_fragments():  # a scan of the dataset would decode a file as a whole
+        with files.filesystem.open_input_file(fragment.path) as file, pq.ParquetFile(file, pre_buffer=False) as opened:
+            there = opened.schema_arrow.names
+            names = [name for name in wanted.names if name in there]
+            for batch in opened.iter_batches(ROWS_AT_A_TIME, columns=names, use_threads=False):
+                yield _completed(batch, wanted)
+
+
+def _completed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Columns in order, as the table has them today: a file may be older than some."""
+    arrays = [
+        batch.column(item.name).cast(item.type)
+        if item.name in batch.schema.names
+        else pa.nulls(batch.num_rows, item.type)
+        for item in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _known(columns: Sequence[str], files: Dataset) -> list[str]:

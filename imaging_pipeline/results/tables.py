@@ -1,6 +1,5 @@
 """Tables of a RESULTS that follow its receipts, in Delta or Parquet; written by the driver alone."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imaging_pipeline.digests import digest
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.records import SeriesResult
 from imaging_pipeline.settings import IndexSettings
@@ -183,7 +183,7 @@ class Keys:
 
 
 def _digest(key: Key) -> int:
-    return int.from_bytes(hashlib.blake2b("\0".join(key).encode(), digest_size=8).digest(), signed=True)
+    return digest("\0".join(key))
 
 
 def keys_in(batches: Iterable[pa.RecordBatch]) -> Iterator[Key]:
