@@ -40,7 +40,8 @@ from imaging_pipeline.intake.copies import mark_copies
 from imaging_pipeline.intake.finder import Finder, choose, gather
 from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files, list_passed_over
-from imaging_pipeline.intake.packets import of_instances, parts_of
+from imaging_pipeline.intake.packets import read_packets
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.intake.series import group_series
 from imaging_pipeline.job import Job
@@ -208,7 +209,7 @@ def _write_headers(folder: Path, file: Path) -> None:
     runner, rows_a_task = LocalRunner(), resolve().intake.files_per_partition
     files = runner.list_files(folder, None)
     parts = [files.slice(start, rows_a_task) for start in range(0, files.num_rows, rows_a_task)]
-    contents = [sealed(runner.read_headers(part, (), open_source)) for part in parts]
+    contents = [sealed(read_packets(part, (), open_source)) for part in parts]
     table = pa.table({"packets": contents})
     with pa.OSFile(str(file), "wb") as stream, pa.ipc.new_stream(stream, table.schema) as writer:
         writer.write_table(table)
@@ -235,9 +236,9 @@ def _planned(file: Path) -> float:
     """Seconds that finders took of it."""
     with pa.OSFile(str(file)) as stream:
         rows = pa.ipc.open_stream(stream).read_all()
-    packets = pa.concat_tables([opened(content.as_py()) for content in rows["packets"]])
+    packets = Pile.of(opened(content.as_py()) for content in rows["packets"])
     del rows
-    parts = [sealed(part) for part in parts_of(mark_copies(of_instances(packets)), 2)]
+    parts = [sealed(part) for part in mark_copies(packets.instances()).parts(2)]
     finder = Finder(KEYS, resolve(), SelectionRules(), "none")
     found, find_s = _timed(lambda: [sealed(finder(opened(part))) for part in parts], time.process_time)
     tasks, _ = choose(gather(map(opened, found)), finder.rules)

@@ -18,7 +18,7 @@ from benchmarks.peer_account import account
 from imaging_pipeline.identity import Keys
 from imaging_pipeline.intake.copies import mark_copies
 from imaging_pipeline.intake.finder import Finder, choose, gather
-from imaging_pipeline.intake.packets import of_instances
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.settings import Settings, resolve
 from imaging_pipeline.sources import open_source
@@ -116,10 +116,10 @@ def _intake(runner: "Runner", folder: Path, settings: Settings) -> Counts:
     start = time.perf_counter()
     files = runner.list_files(folder, None).sort_by("path")
     listed_s = time.perf_counter() - start
-    packets = runner.read_headers(files, (), open_source)
+    packets = Pile.of(runner.read_headers(files, (), open_source))
     read_s = time.perf_counter() - start - listed_s
     finder = Finder(Keys(b"benchmark" * 4), settings, SelectionRules(), "none")
-    tasks, _ = choose(gather(runner.find_series(mark_copies(of_instances(packets)), finder)), finder.rules)
+    tasks, _ = choose(gather(runner.find_series(mark_copies(packets.instances()), finder)), finder.rules)
     volumes = [item.unpack() for item in tasks]
     return {
         "instances": sum(task.identity.n_slices for task in volumes),

@@ -23,6 +23,7 @@ from benchmarks.peer_account import account
 from benchmarks.pool import PoolRunner
 from imaging_pipeline import execution, run
 from imaging_pipeline.intake.finder import Finder
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import SeriesResult
 from imaging_pipeline.runner import Runner
@@ -90,11 +91,11 @@ class _Watched:
         with self._timed("listing_s"):
             return self._runner.list_files(studies, exclude)
 
-    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> Iterator[pa.Table]:
         with self._timed("reading_s"):
-            return self._runner.read_headers(files, keywords, opener)
+            yield from self._runner.read_headers(files, keywords, opener)
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
+    def find_series(self, packets: Pile, finder: Finder) -> Iterator[pa.Table]:
         with self._timed("finding_s"):
             yield from self._runner.find_series(packets, finder)
         steps = ("listing_s", "reading_s", "finding_s")

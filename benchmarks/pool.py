@@ -14,7 +14,8 @@ from imaging_pipeline import partition
 from imaging_pipeline.intake.finder import Finder
 from imaging_pipeline.intake.found import PackedTask
 from imaging_pipeline.intake.listing import list_files
-from imaging_pipeline.intake.packets import PACKETS, parts_of, read_packets
+from imaging_pipeline.intake.packets import read_packets
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import FileRef, SeriesResult
 from imaging_pipeline.rows import to_table
@@ -49,17 +50,17 @@ class PoolRunner:
         """See `imaging_pipeline.runner.Runner`."""
         return to_table(FileRef, list_files(studies, exclude=exclude))
 
-    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> Iterator[pa.Table]:
         """See `imaging_pipeline.runner.Runner`."""
         starts = range(0, files.num_rows, self._files_a_piece)
         # cut, or pickle would send all of it with each
         pieces = [files.slice(start, self._files_a_piece).combine_chunks() for start in starts]
         work = partial(read_packets, keywords=frozenset(keywords), opener=opener)
-        return pa.concat_tables([PACKETS.empty_table(), *self._pool.map(work, pieces)])
+        return self._pool.map(work, pieces)
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
+    def find_series(self, packets: Pile, finder: Finder) -> Iterator[pa.Table]:
         """See `imaging_pipeline.runner.Runner`."""
-        return self._pool.map(finder, parts_of(packets, self._n_processes))
+        return self._pool.map(finder, packets.parts(self._n_processes))
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         """See `imaging_pipeline.runner.Runner`."""

@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from imaging_pipeline import __version__
 from imaging_pipeline.errors import PipelineError
 from imaging_pipeline.intake.packets import PACKETS, listed_in, milliseconds, pruned
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.job import Job
 from imaging_pipeline.stores import Store
 
@@ -31,9 +33,6 @@ _FORMAT = 2
 _SUFFIX = ".bin"
 _MOST_SEGMENTS = 8
 """Files of the cache; one more, and what still counts is written anew as one."""
-
-_PART_PACKETS = 500
-"""Packets that are sealed together: a file of the cache is opened part by part."""
 
 
 def open_cache(job: Job, secret: bytes, keywords: Collection[str], *, writes: bool) -> "HeaderCache | None":
@@ -68,20 +67,17 @@ class HeaderCache:
         self._out = out
         self._writes = writes
 
-    def split(self, files: pa.Table) -> tuple[pa.Table, pa.Table]:
+    def split(self, files: pa.Table) -> tuple[Pile, pa.Table]:
         """Packets of files that are known as they are, and the files that must be read.
 
         Args:
             files: All that are there now, as rows of `FileRef`.
         """
-        listing, known = _Listing.of(files), list[pa.RecordBatch]()
-        for segment in reversed(self._segments()):  # the newest packets of a file are found first
-            if listing.known.all():
-                break
-            known += listing.still_true(pa.Table.from_batches(self._read(segment), PACKETS))
-        return pa.Table.from_batches(known, PACKETS), files.filter(pa.array(~listing.known))
+        listing = _Listing.of(files)
+        known = Pile.of(self._known(listing))
+        return known, files.filter(pa.array(~listing.known))
 
-    def keep(self, known: pa.Table, fresh: pa.Table) -> None:
+    def keep(self, known: Pile, fresh: Pile) -> None:
         """Add packets that were read; where many files of the cache have come together, write what counts as one.
 
         Args:
@@ -90,16 +86,25 @@ class HeaderCache:
         """
         if not self._writes:
             return
-        added, has_news = fresh, fresh["files"].null_count < fresh.num_rows
+        added, has_news = fresh.tables(), fresh.columns["files_at"].null_count < len(fresh)
         segments = self._segments()
         if len(segments) + has_news > _MOST_SEGMENTS:
-            added = pa.concat_tables([fresh, known])
+            added = chain(added, known.tables())
         else:
             segments = []
         with suppress(PipelineError):  # a run goes on without a cache
             if has_news or segments:
                 self._out.publish(self._next_segment(), self._sealed(added))
             self._remove([*segments, *self._outdated()])
+
+    def _known(self, listing: "_Listing") -> Iterator[pa.Table]:
+        for segment in reversed(self._segments()):  # the newest packets of a file are found first
+            if listing.known.all():
+                return
+            found = listing.known.copy()  # several packets of a segment may speak of one file
+            for part in self._read(segment):
+                yield from listing.still_true(pa.Table.from_batches([part], PACKETS), found)
+            listing.known[:] = found
 
     def _segments(self) -> list[str]:
         return [path for path in self._paths() if path.startswith(f"{FOLDER}/{self._prefix}-")]
@@ -129,12 +134,11 @@ class HeaderCache:
                 with suppress(InvalidToken, pa.ArrowException):
                     yield from list(pa.ipc.open_stream(self._box.decrypt(part.rstrip())))
 
-    def _sealed(self, packets: pa.Table) -> Iterator[bytes]:
+    def _sealed(self, packets: Iterable[pa.Table]) -> Iterator[bytes]:
         """What lasts of packets, part by part."""
-        for start in range(0, packets.num_rows, _PART_PACKETS):
-            part = packets.slice(start, _PART_PACKETS)
+        for part in packets:
             sink = io.BytesIO()
-            with pa.ipc.new_stream(sink, part.schema) as stream:
+            with pa.ipc.new_stream(sink, PACKETS) as stream:
                 stream.write_table(part.filter(part["files"].is_valid()).combine_chunks())
             yield self._box.encrypt(sink.getvalue()) + b"\n"
 
@@ -155,18 +159,19 @@ class _Listing:
         paths, sizes = files["path"].combine_chunks(), files["size_bytes"].to_numpy()
         return cls(paths, sizes, times, np.zeros(files.num_rows, np.bool_))
 
-    def still_true(self, packets: pa.Table) -> Iterator[pa.RecordBatch]:
-        """What a file of the cache says of files that are as they were and not known yet; now they are."""
+    def still_true(self, packets: pa.Table, found: NDArray[np.bool_]) -> Iterator[pa.Table]:
+        """What a part of the cache says of files that are as they were and not known yet; they are marked as found."""
         counts, paths, sizes, times = listed_in(packets)
         places = pc.index_in(paths, value_set=self.paths).fill_null(-1).to_numpy()
         holds = places >= 0
-        found = places[holds]
-        same = (sizes[holds] == self.sizes[found]) & (times[holds] == self.times[found]) & ~self.known[found]
+        rows = places[holds]
+        same = (sizes[holds] == self.sizes[rows]) & (times[holds] == self.times[rows]) & ~self.known[rows]
         holds[holds] = same
         ends = np.cumsum(counts)
         n_true = np.diff(np.concatenate([[0], np.cumsum(holds)])[np.concatenate([[0], ends])])
-        yield from packets.filter(pa.array(n_true == counts)).to_batches()
+        yield packets.filter(pa.array(n_true == counts))
         for row in np.flatnonzero((n_true > 0) & (n_true < counts)).tolist():
             here = slice(ends[row] - counts[row], ends[row])
-            yield pruned(packets.slice(row, 1), set(paths[here].filter(pa.array(holds[here])).to_pylist()))
-        self.known[places[holds]] = True
+            wanted = set(paths[here].filter(pa.array(holds[here])).to_pylist())
+            yield pa.Table.from_batches([pruned(packets.slice(row, 1), wanted)])
+        found[places[holds]] = True

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from imaging_pipeline.intake.finder import Finder
 from imaging_pipeline.intake.listing import list_files
-from imaging_pipeline.intake.packets import PLANES_A_PART, n_planes_in, parts_of, read_packets
+from imaging_pipeline.intake.packets import PLANES_A_PART, read_packets
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import FileRef, SeriesResult
 from imaging_pipeline.rows import to_table
@@ -31,10 +32,10 @@ class Runner(Protocol):
     def list_files(self, studies: Path, exclude: Path | None) -> pa.Table:
         """Every file below a folder, another folder left out; rows of `FileRef`."""
 
-    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
-        """`PACKETS` of files that were listed here or in a store; further attributes by DICOM keyword."""
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> Iterator[pa.Table]:
+        """`PACKETS` of files that were listed here or in a store, part by part; further attributes by DICOM keyword."""
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
+    def find_series(self, packets: Pile, finder: Finder) -> Iterator[pa.Table]:
         """What a finder makes of packets from `mark_copies`, part by part."""
 
     def check_model(self, job: Job) -> tuple[str, ...]:
@@ -73,13 +74,14 @@ class LocalRunner:
         """See `Runner`."""
         return to_table(FileRef, list_files(studies, exclude=exclude))
 
-    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> Iterator[pa.Table]:
         """See `Runner`."""
-        return read_packets(files, keywords, opener)
+        starts = range(0, files.num_rows, PLANES_A_PART)
+        return (read_packets(files.slice(start, PLANES_A_PART), keywords, opener) for start in starts)
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
+    def find_series(self, packets: Pile, finder: Finder) -> Iterator[pa.Table]:
         """See `Runner`."""
-        return map(finder, parts_of(packets, 1 + n_planes_in(packets) // PLANES_A_PART))
+        return map(finder, packets.parts(1 + packets.n_planes // PLANES_A_PART))
 
     def check_model(self, job: Job) -> tuple[str, ...]:
         """See `Runner`."""

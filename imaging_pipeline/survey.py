@@ -15,7 +15,7 @@ from imaging_pipeline.intake.copies import mark_copies
 from imaging_pipeline.intake.finder import Finder, choose, gather
 from imaging_pipeline.intake.found import Skips, Tasks
 from imaging_pipeline.intake.objects import list_objects
-from imaging_pipeline.intake.packets import PACKETS, of_instances, others_in
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import FileRef
@@ -42,7 +42,7 @@ class Survey:
     skipped: Skips
     files: Counter[str]
     n_copies: int
-    others: pa.Table = field(repr=False)
+    others: Pile = field(repr=False)
     listing: bytes
 
     @property
@@ -53,7 +53,7 @@ class Survey:
 
     def reasons(self) -> Iterator[tuple[str, str]]:
         """Path and reason of each file that holds no instance."""
-        return ((item.path, f"{item.code}: {item.message}") for item in others_in(self.others))
+        return ((item.path, f"{item.code}: {item.message}") for item in self.others.skipped())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +86,14 @@ class Surveyor:
             return before
         keys = open_keys(self.job.out, self.job.settings.identity, create=not dry_run)
         packets = self._packets(files, keys.secret, dry_run=dry_run)
-        counts, others = _counted(packets), packets.filter(packets["bucket"].is_null()).combine_chunks()
+        counts, others = _counted(packets.columns), packets.others()
         del files
-        packets = mark_copies(of_instances(packets))
+        packets = mark_copies(packets.instances())
         give_back_memory()
         finder = Finder(keys, self.job.settings, self.rules, self.job.model_name)
         found = gather(self.runner.find_series(packets, finder))
         del packets
+        give_back_memory()
         tasks, skipped = choose(found, self.rules)
         n_copies = found.n_copies
         del found
@@ -109,18 +110,18 @@ class Surveyor:
             files = to_table(FileRef, list_objects(self.studies, exclude=self.job.out))
         return files.sort_by("path").combine_chunks()
 
-    def _packets(self, files: pa.Table, secret: bytes, *, dry_run: bool) -> pa.Table:
+    def _packets(self, files: pa.Table, secret: bytes, *, dry_run: bool) -> Pile:
         """Packets of all files, of those alone that the cache does not know freshly read."""
         keywords = self.rules.keywords()
         cache = open_cache(self.job, secret, keywords, writes=not dry_run)
-        known, changed = (PACKETS.empty_table(), files) if cache is None else cache.split(files)
-        fresh = PACKETS.empty_table()
-        if changed.num_rows:
-            fresh = self.runner.read_headers(changed, keywords, Opener(self.job.settings.storage))
-            give_back_memory()
+        known, changed = (Pile.of([]), files) if cache is None else cache.split(files)
+        opener = Opener(self.job.settings.storage)
+        read = self.runner.read_headers(changed, keywords, opener) if changed.num_rows else iter(())
+        fresh = Pile.of(read, beside=known)
+        give_back_memory()
         if cache is not None:
             cache.keep(known, fresh)
-        return pa.concat_tables([known, fresh])
+        return known.plus(fresh)
 
 
 def _counted(packets: pa.Table) -> Counter[str]:

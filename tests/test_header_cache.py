@@ -18,7 +18,8 @@ from imaging_pipeline.errors import Code
 from imaging_pipeline.header_cache import HeaderCache
 from imaging_pipeline.intake.headers import read_file
 from imaging_pipeline.intake.listing import list_files
-from imaging_pipeline.intake.packets import PACKETS, file_refs, of_instances, others_in, packets_of, planes_in
+from imaging_pipeline.intake.packets import file_refs, packets_of, planes_in
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.records import FileRef, HeaderRow, SkippedFile
 from imaging_pipeline.rows import to_table
 from imaging_pipeline.runner import LocalRunner
@@ -53,19 +54,21 @@ def rows_of(folder: Path, cache: HeaderCache | None) -> list[HeaderRow]:
     """As a pass over studies gets them."""
     runner = LocalRunner()
     files = runner.list_files(folder, None)
-    known, changed = (PACKETS.empty_table(), files) if cache is None else cache.split(files)
-    fresh = runner.read_headers(changed, (), open_source)
+    known, changed = (Pile.of([]), files) if cache is None else cache.split(files)
+    fresh = Pile.of(runner.read_headers(changed, (), open_source), beside=known)
     if cache is not None:
         cache.keep(known, fresh)
     return sorted(
-        opened_rows(pa.concat_tables([known, fresh])),
+        opened_rows(known.plus(fresh)),
         key=lambda row: (row.path, row.plane.frame or 0 if row.plane else 0),
     )
 
 
-def opened_rows(packets: pa.Table) -> list[HeaderRow]:
-    planes = (plane for content in of_instances(packets)["content"] for plane in planes_in(content.as_py()))
-    return [*(HeaderRow(plane=plane) for plane in planes), *(HeaderRow(skipped=item) for item in others_in(packets))]
+def opened_rows(packets: Pile) -> list[HeaderRow]:
+    contents = (content for table in packets.instances().tables() for content in table["content"])
+    planes = (plane for content in contents for plane in planes_in(content.as_py()))
+    others = packets.others().skipped()
+    return [*(HeaderRow(plane=plane) for plane in planes), *(HeaderRow(skipped=item) for item in others)]
 
 
 def table_of(files: list[FileRef]) -> pa.Table:
@@ -122,7 +125,7 @@ def test_neither_patients_nor_paths_can_be_read_from_the_cache(tmp_path: Path) -
     assert b"MARKED" not in content
     with_another_secret = HeaderCache(LocalStore(root=tmp_path / "out"), b"1" * 32, ())
     known, _ = with_another_secret.split(table_of(list(list_files(tmp_path / "studies"))))
-    assert known.num_rows == 0
+    assert len(known) == 0
 
 
 def test_rows_with_other_attributes_are_read_again(studies: Path, tmp_path: Path) -> None:
@@ -130,7 +133,7 @@ def test_rows_with_other_attributes_are_read_again(studies: Path, tmp_path: Path
     known, pending = HeaderCache(LocalStore(root=tmp_path / "out"), SECRET, ("Manufacturer",)).split(
         table_of(list(list_files(studies)))
     )
-    assert (known.num_rows, pending.num_rows) == (0, 8)
+    assert (len(known), pending.num_rows) == (0, 8)
 
 
 def test_a_damaged_cache_costs_time_and_nothing_else(studies: Path, tmp_path: Path) -> None:
@@ -157,7 +160,8 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     codes = {"a": Code.UNREADABLE_FILE, "b": Code.NOT_DICOM}
     rows = [HeaderRow(skipped=SkippedFile(path=name, code=code, message="")) for name, code in codes.items()]
     nothing, _ = cache.split(table_of(files))
-    cache.keep(nothing, packets_of((file, [row]) for file, row in zip(files, rows, strict=True)))
+    read = packets_of((file, [row]) for file, row in zip(files, rows, strict=True))
+    cache.keep(nothing, Pile.of([read], beside=nothing))
     known, pending = cache.split(table_of(files))
     assert opened_rows(known) == rows[1:]
     assert list(file_refs(pending)) == files[:1]
@@ -180,9 +184,9 @@ def test_whatever_comes_goes_and_changes_over_many_nights_rows_are_those_of_the_
         files = [FileRef(path=name, size_bytes=size, modified_at=float(size)) for name, size in night.items()]
         cache = HeaderCache(LocalStore(root=out), SECRET, ())
         known, pending = cache.split(table_of(files))
-        fresh = packets_of((file, [read(file)]) for file in file_refs(pending))
+        fresh = Pile.of([packets_of((file, [read(file)]) for file in file_refs(pending))], beside=known)
         cache.keep(known, fresh)
-        rows = sorted(opened_rows(pa.concat_tables([known, fresh])), key=lambda row: row.path)
+        rows = sorted(opened_rows(known.plus(fresh)), key=lambda row: row.path)
         assert rows == sorted(map(read, files), key=lambda row: row.path)
         n_segments = len(list(folder.glob("*"))) if folder.exists() else 0
         assert n_segments <= header_cache._MOST_SEGMENTS

@@ -19,7 +19,7 @@ from imaging_pipeline.intake.attributes import Kind, find_attribute
 from imaging_pipeline.intake.copies import mark_copies
 from imaging_pipeline.intake.finder import Finder, gather
 from imaging_pipeline.intake.finder import choose as choose_among
-from imaging_pipeline.intake.packets import of_instances
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.intake.rules import Condition, SelectionRules, read_rules
 from imaging_pipeline.records import SeriesTask, SkippedSeries
 from imaging_pipeline.runner import LocalRunner
@@ -55,7 +55,7 @@ def choose(studies: Path, text: str) -> Outcome:
     rules = rules_of(text, studies.parent)
     packets = LocalRunner().read_headers(LocalRunner().list_files(studies, None), rules.keywords(), open_source)
     finder = Finder(Keys(b"0" * 16), resolve(), rules, "demo")
-    found = gather([finder(mark_copies(of_instances(packets)))])
+    found = gather(map(finder, mark_copies(Pile.of(packets).instances()).parts(1)))
     series = [item.unpack() for item in chain(*choose_among(found, rules))]
     taken = [item for item in series if isinstance(item, SeriesTask)]
     refused = [item for item in series if isinstance(item, SkippedSeries)]

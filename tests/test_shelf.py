@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+from itertools import cycle
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imaging_pipeline.contents import Contents
+from imaging_pipeline.intake.copies import mark_copies
 from imaging_pipeline.intake.found import PackedSkip, PackedTask, Tasks, packed_task
-from imaging_pipeline.intake.packets import parts_of
+from imaging_pipeline.intake.packets import PACKETS
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.intake.shelf import Shelf
 from imaging_pipeline.results.tables import Keys
 from tests.test_schedule import task_of
@@ -68,10 +71,17 @@ def test_a_disk_that_takes_nothing_ends_no_run(fault: str, monkeypatch: pytest.M
     n_parts=st.integers(1, 5),
 )
 def test_packets_of_a_series_stay_together_and_in_order(buckets: list[int], cut: int, n_parts: int) -> None:
-    table = pa.table({"bucket": buckets, "n_planes": [1] * len(buckets), "content": range(len(buckets))})
-    pieces = pa.concat_tables([table.slice(start, cut) for start in range(0, len(buckets), cut)])
-    found = [row for part in parts_of(pieces, n_parts) for row in part.to_pylist()]
-    assert found == sorted(table.to_pylist(), key=lambda row: row["bucket"])
+    rows = [
+        {"bucket": bucket, "n_files": 1, "instances": [number], "content": bytes([number]), "files": files}
+        for number, (bucket, files) in enumerate(zip(buckets, cycle([b"f", None, b""]), strict=False))
+    ]
+    table = pa.Table.from_pylist(rows, schema=PACKETS)
+    pile = Pile.of(table.slice(start, cut) for start in range(0, len(buckets), cut))
+    assert pa.concat_tables(pile.tables()) == table
+    marked = mark_copies(pile)
+    found = [(row["bucket"], row["content"]) for part in marked.parts(n_parts) for row in part.to_pylist()]
+    assert found == sorted(((row["bucket"], row["content"]) for row in rows), key=lambda pair: pair[0])
+    assert marked.n_planes == len(buckets)
 
 
 def test_keys_are_known_again() -> None:

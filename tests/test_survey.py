@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from imaging_pipeline.cost import Estimate
+from imaging_pipeline.digests import digest
 from imaging_pipeline.errors import Code
 from imaging_pipeline.identity import Keys
 from imaging_pipeline.intake.copies import mark_copies
 from imaging_pipeline.intake.finder import Finder, choose, gather
 from imaging_pipeline.intake.found import packed_task
 from imaging_pipeline.intake.headers import read_header
-from imaging_pipeline.intake.packets import digest, of_instances, packets_of, parts_of
+from imaging_pipeline.intake.packets import packets_of
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.intake.rules import SelectionRules
 from imaging_pipeline.intake.series import group_series
 from imaging_pipeline.job import Job
@@ -82,9 +84,9 @@ def test_series_found_part_by_part_are_those_of_all_headers_at_once(
     ]
     read = [(FileRef(path=item.path, size_bytes=9, modified_at=1.0), [HeaderRow(plane=item)]) for item in planes]
     pieces = [packets_of(read[start : start + cut]) for start in range(0, len(read), cut)]
-    marked = mark_copies(of_instances(pa.concat_tables([packets_of([]), *pieces])))
+    marked = mark_copies(Pile.of([packets_of([]), *pieces]).instances())
     finder = Finder(KEYS, settings, SelectionRules(), "none")
-    found = gather(map(finder, parts_of(marked, n_parts)))
+    found = gather(map(finder, marked.parts(n_parts)))
     at_once = group_series(planes, KEYS, settings)
     series = [item.unpack() for item in chain(*choose(found, finder.rules))]
     assert sorted(map(repr, series)) == sorted(map(repr, (*at_once.tasks, *at_once.skipped)))
@@ -101,7 +103,7 @@ def test_no_series_is_cut_however_packets_are_dealt(lengths: list[int], n_parts:
         )
         for n, length in enumerate(lengths)
     ]  # fmt: skip
-    parts = list(parts_of(mark_copies(of_instances(pa.concat_tables(packets))), n_parts))
+    parts = list(mark_copies(Pile.of(packets).instances()).parts(n_parts))
     assert len(parts) <= n_parts
     assert sum(sum(part["n_planes"].to_pylist()) for part in parts) == sum(lengths)
     runs = [[bucket for bucket, _ in groupby(part["bucket"].to_pylist())] for part in parts]
@@ -134,11 +136,11 @@ class Watched(LocalRunner):
         self.read: list[int] = []
         self.found = 0
 
-    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> Iterator[pa.Table]:
         self.read.append(files.num_rows)
         return super().read_headers(files, keywords, opener)
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
+    def find_series(self, packets: Pile, finder: Finder) -> Iterator[pa.Table]:
         self.found += 1
         return super().find_series(packets, finder)
 

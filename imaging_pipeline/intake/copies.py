@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imaging_pipeline.intake.packets import lengths, planes_in
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.intake.series import instance_of, precedence
 from imaging_pipeline.records import SliceHeader
 
@@ -15,7 +16,7 @@ LEFT_OUT = "left_out"
 """Column of packets: places of the planes within, of which another series has the copy that is taken."""
 
 
-def mark_copies(packets: pa.Table) -> pa.Table:
+def mark_copies(packets: Pile) -> Pile:
     """Packets with `LEFT_OUT` and `n_planes` in place of their digests of instances, which nobody needs any more.
 
     Only packets that may share an instance with another series are opened.
@@ -23,14 +24,13 @@ def mark_copies(packets: pa.Table) -> pa.Table:
     Args:
         packets: All packets of instances.
     """
-    shared = _in_several_buckets(packets)
-    suspects = _holders(packets, shared) if len(shared) else np.array([], np.int64)
-    left_out: list[list[int]] = [[] for _ in range(packets.num_rows)]
+    shared = _in_several_buckets(packets.columns)
+    suspects = _holders(packets.columns, shared) if len(shared) else np.array([], np.int64)
+    left_out: list[list[int]] = [[] for _ in range(len(packets))]
     for row, place in _losers(packets, suspects, set(shared.tolist())):
         left_out[row].append(place)
-    n_planes = pc.list_value_length(packets["instances"])
-    marked = packets.drop_columns(["instances", "files"]).append_column("n_planes", n_planes)
-    return marked.append_column(LEFT_OUT, pa.array(left_out, pa.list_(pa.int32())))
+    n_planes = pc.list_value_length(packets.columns["instances"])
+    return packets.told({"n_planes": n_planes, LEFT_OUT: pa.array(left_out, pa.list_(pa.int32()))}, drop="instances")
 
 
 def _in_several_buckets(packets: pa.Table) -> NDArray[np.int64]:
@@ -49,11 +49,12 @@ def _holders(packets: pa.Table, shared: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(rows[np.isin(_flat(packets), shared)])
 
 
-def _losers(packets: pa.Table, suspects: NDArray[np.int64], shared: set[int]) -> list[tuple[int, int]]:
+def _losers(packets: Pile, suspects: NDArray[np.int64], shared: set[int]) -> list[tuple[int, int]]:
     """Packet and place of each plane that is not the one to take, unless both are of one series."""
     best: dict[tuple[str, int | None], tuple[tuple[bool, str, int], int]] = {}
+    buckets = packets.columns["bucket"]
     for row in suspects.tolist():
-        bucket, planes = packets["bucket"][row].as_py(), _shared_planes(packets, row, shared)
+        bucket, planes = buckets[row].as_py(), _shared_planes(packets, row, shared)
         for _, plane in planes:
             rank = precedence(plane), bucket
             best[instance_of(plane)] = min(best.get(instance_of(plane), rank), rank)
@@ -61,13 +62,13 @@ def _losers(packets: pa.Table, suspects: NDArray[np.int64], shared: set[int]) ->
         (row, place)
         for row in suspects.tolist()
         for place, plane in _shared_planes(packets, row, shared)
-        if best[instance_of(plane)][1] != packets["bucket"][row].as_py()
+        if best[instance_of(plane)][1] != buckets[row].as_py()
     ]
 
 
-def _shared_planes(packets: pa.Table, row: int, shared: set[int]) -> list[tuple[int, SliceHeader]]:
-    instances = packets["instances"][row].as_py()
-    planes = planes_in(packets["content"][row].as_py())
+def _shared_planes(packets: Pile, row: int, shared: set[int]) -> list[tuple[int, SliceHeader]]:
+    instances = packets.columns["instances"][row].as_py()
+    planes = planes_in(packets.content(row))
     pairs = enumerate(zip(instances, planes, strict=True))
     return [(place, plane) for place, (instance, plane) in pairs if instance in shared]
 

@@ -6,7 +6,7 @@ without opening it stands beside it.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import chain
 from typing import cast
 
 import numpy as np
@@ -116,7 +116,7 @@ def pruned(packet: pa.Table, wanted: Collection[str]) -> pa.RecordBatch:
     if row["code"] is None:
         rows = [HeaderRow(plane=plane) for plane in planes_in(row["content"])]
     else:
-        rows = [HeaderRow(skipped=other) for other in unpack(SkippedFile, row["content"])]
+        rows = [HeaderRow(skipped=other) for other in unpacked_files(row["content"])]
     kept: dict[str, tuple[FileRef, list[HeaderRow]]] = {
         path: (FileRef(path=path, size_bytes=size, modified_at=time / 1000), [])
         for path, size, time in zip(*unpack_plain(row["files"]), strict=True)
@@ -129,51 +129,9 @@ def pruned(packet: pa.Table, wanted: Collection[str]) -> pa.RecordBatch:
     return next(_packed(kept.values()))
 
 
-def others_in(packets: pa.Table) -> Iterator[SkippedFile]:
-    """Files that hold no instance, packet by packet."""
-    for content in packets.filter(packets["bucket"].is_null())["content"]:
-        yield from unpack(SkippedFile, content.as_py())
-
-
-def of_instances(packets: pa.Table) -> pa.Table:
-    """Packets of instances; the same ones, not copied, where there are no others."""
-    return packets.filter(packets["bucket"].is_valid()) if packets["bucket"].null_count else packets
-
-
-def n_planes_in(packets: pa.Table) -> int:
-    """Planes of packets from `mark_copies`."""
-    return pc.sum(packets["n_planes"]).as_py() or 0
-
-
-def parts_of(packets: pa.Table, n_parts: int) -> Iterator[pa.Table]:
-    """Packets from `mark_copies` in at most so many parts of about as many planes each; no series is cut.
-
-    Packets of a series stand behind each other in a part, in the order in which they came.
-    """
-    buckets = packets["bucket"].to_numpy()
-    order = np.argsort(buckets, kind="stable")
-    planes = np.cumsum(packets["n_planes"].to_numpy().astype(np.int64)[order])
-    buckets = buckets[order]
-    starts = np.flatnonzero(np.diff(buckets, prepend=buckets[:1] - 1))
-    wanted = (np.concatenate([[0], planes])[starts] * n_parts // planes[-1:]).astype(np.int64)
-    cuts = [*starts[np.flatnonzero(np.diff(wanted, prepend=-1))].tolist(), packets.num_rows]
-    batches = packets.to_batches()
-    ends = np.cumsum([batch.num_rows for batch in batches])
-    for start, end in pairwise(cuts):
-        yield _taken(batches, ends, order[start:end])
-
-
-def _taken(batches: Sequence[pa.RecordBatch], ends: _Integers, rows: _Integers) -> pa.Table:
-    """Rows of batches, with no copy of any others: `take` of a whole table would make one of its columns first."""
-    ascending = np.argsort(rows)
-    rows = rows[ascending]
-    cuts = np.searchsorted(rows, ends)
-    pieces = [
-        batch.take(pa.array(rows[low:high] - (end - batch.num_rows)))
-        for batch, end, low, high in zip(batches, ends, [0, *cuts], cuts, strict=False)
-        if high > low
-    ]
-    return pa.Table.from_batches(pieces).combine_chunks().take(pa.array(np.argsort(ascending)))
+def unpacked_files(content: bytes) -> list[SkippedFile]:
+    """Files of a packet that holds no instance."""
+    return unpack(SkippedFile, content)
 
 
 def lengths(lists: pa.ChunkedArray) -> _Integers:

@@ -40,7 +40,7 @@ _FULL_BYTES = 1 << 20
 """Files of this size (some 3 500 rows) are left as they are: what a compaction holds and writes is bounded."""
 
 _LEAN = WriterProperties(compression="SNAPPY")
-"""As rows that are appended: Zstandard, which a compaction takes otherwise, holds five megabytes more for its columns."""
+"""As rows that are appended; Zstandard, a compaction's own choice, holds five megabytes more for its columns."""
 
 _NO_ROOM = r"no space left|quota exceeded|read-only file system|permission denied|os error (28|122|30|13)\b"
 """A disk that takes nothing is no damage of the table."""

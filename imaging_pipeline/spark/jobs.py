@@ -22,7 +22,8 @@ from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.intake.finder import Finder
 from imaging_pipeline.intake.found import PackedTask, Tasks
 from imaging_pipeline.intake.listing import detours, list_passed_over
-from imaging_pipeline.intake.packets import PACKETS, PLANES_A_PART, n_planes_in, parts_of, read_packets
+from imaging_pipeline.intake.packets import PLANES_A_PART, read_packets
+from imaging_pipeline.intake.pile import Pile
 from imaging_pipeline.intake.shelf import Remaining
 from imaging_pipeline.job import Job
 from imaging_pipeline.records import FileRef, SeriesResult
@@ -68,6 +69,9 @@ _LISTED = (
 )
 
 _FEW_PLANES = 2_000
+
+_FILES_A_CORE = 5_000
+"""Files whose headers are read by one job, some two seconds' work: what comes back at once is bounded."""
 
 _PATHS_A_TIME = 1_000
 
@@ -126,28 +130,28 @@ class SparkRunner:
             listed = self._binary_files().toArrow().cast(beside.schema)
         return pa.concat_tables([listed.filter(_wanted(listed["path"], studies, exclude)), beside])
 
-    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> pa.Table:
-        """Read headers in the executors, in partitions of even count.
+    def read_headers(self, files: pa.Table, keywords: Collection[str], opener: Opener) -> Iterator[pa.Table]:
+        """Read headers in the executors, in partitions of even count; many files in several jobs.
 
         Raises:
             PipelineError: `spark-failed`.
         """
         by_path = pc.is_in(files["path"], self._passed_over) if self._by_content else pa.array([True] * files.num_rows)
-        packets = [PACKETS.empty_table()]
-        with spark_errors("reading headers"):
-            listed = files.filter(pc.invert(by_path)).select(["path"])
-            if listed.num_rows:
+        listed = files.filter(pc.invert(by_path)).select(["path"])
+        if listed.num_rows:
+            with spark_errors("reading headers"):
                 contents = self._binary_files("content")
                 handed_over = contents.join(sql.broadcast(self._session.createDataFrame(listed)), "path")
-                packets += _collected(handed_over, content_reader(frozenset(keywords)))
-            files = files.filter(by_path)
-            n_parts = max(min(files.num_rows, self._n_cores()), -(-files.num_rows // self._files_per_partition))
-            cuts = [files.num_rows * number // n_parts for number in range(n_parts + 1)] if n_parts else []
-            parts = [files.slice(start, end - start) for start, end in pairwise(cuts)]
-            packets += self._spread(parts, partial(read_packets, keywords=frozenset(keywords), opener=opener))
-        return pa.concat_tables(packets)
+                packets = _collected(handed_over, content_reader(frozenset(keywords)))
+            yield from packets
+        files, work = files.filter(by_path), partial(read_packets, keywords=frozenset(keywords), opener=opener)
+        n_files = _FILES_A_CORE * self._n_cores()
+        for start in range(0, files.num_rows, n_files):
+            with spark_errors("reading headers"):
+                packets = self._spread(self._cut(files.slice(start, n_files)), work)
+            yield from packets
 
-    def find_series(self, packets: pa.Table, finder: Finder) -> Iterator[pa.Table]:
+    def find_series(self, packets: Pile, finder: Finder) -> Iterator[pa.Table]:
         """Group, check and choose in the executors; a few planes are done before a job would have begun.
 
         Many planes go there in several jobs, a part for each core at a time.
@@ -155,12 +159,12 @@ class SparkRunner:
         Raises:
             PipelineError: `spark-failed`.
         """
-        n_planes = n_planes_in(packets)
+        n_planes = packets.n_planes
         if n_planes <= _FEW_PLANES:
-            yield from map(finder, parts_of(packets, 1))
+            yield from map(finder, packets.parts(1))
             return
         n_cores = self._n_cores()
-        parts = parts_of(packets, max(n_cores, n_planes // PLANES_A_PART))
+        parts = packets.parts(max(n_cores, n_planes // PLANES_A_PART))
         while some := list(islice(parts, n_cores)):
             with spark_errors("grouping series"):
                 found = self._spread(some, finder)
@@ -245,6 +249,13 @@ class SparkRunner:
         rows = pa.table({"table": [sealed(part) for part in parts], "number": pa.array(range(len(parts)), pa.int32())})
         frame = self._session.createDataFrame(rows)
         return _collected(frame.repartitionById(len(parts), frame.number).drop("number"), table_mapper(work))
+
+    def _cut(self, files: pa.Table) -> list[pa.Table]:
+        """Files in parts of even count, one for each core at least."""
+        n_files = files.num_rows
+        n_parts = max(min(n_files, self._n_cores()), -(-n_files // self._files_per_partition))
+        cuts = [n_files * number // n_parts for number in range(n_parts + 1)]
+        return [files.slice(start, end - start) for start, end in pairwise(cuts)]
 
     def _n_cores(self) -> int:
         return int(self._session.sparkContext.defaultParallelism)
