@@ -46,6 +46,16 @@ def test_what_remains_is_known_by_key_and_by_place() -> None:
     assert (len(remaining), remaining.is_left.tolist()) == (2, [True, False, True])
 
 
+def test_what_lies_on_the_disk_says_nothing() -> None:
+    contents = Contents()
+    (at,) = contents.add([b"DOE^JANE" * 100])
+    assert contents._file is not None
+    on_disk = os.pread(contents._file.fileno(), 10_000, 0)
+    assert len(on_disk) >= 800
+    assert b"DOE" not in on_disk
+    assert contents.read(at, 800) == b"DOE^JANE" * 100
+
+
 @pytest.mark.parametrize("fault", ["no room", "half a write", "no folder"])
 def test_a_disk_that_takes_nothing_ends_no_run(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
