@@ -15,6 +15,7 @@ from imaging_pipeline.console import Screen
 from imaging_pipeline.delivery import Delivery
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.events import JsonLines
+from imaging_pipeline.host import give_back_large_pieces
 from imaging_pipeline.identity import open_keys
 from imaging_pipeline.intake.listing import check_studies
 from imaging_pipeline.intake.rules import read_rules
@@ -111,6 +112,7 @@ def _execute(request: Request, settings: Settings) -> int:
         with _logs(job, dry_run=dry_run) as logs, _runner(job, logs, screen, dry_run=dry_run) as runner:
             yield (next_round(runner, job, run_id) for run_id in chain([job.run_id], iter(_run_id, None)))
 
+    give_back_large_pieces()
     with stop.listening(), _held(first, request, stop, screen) as (job, outcome):
         rounds_of = partial(open_rounds, job)
         with _observer(job, request, screen) as observer, _outbox(job, request, stop, screen) as outbox:
