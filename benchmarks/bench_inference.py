@@ -7,6 +7,7 @@
   thrifty1   MONAI, argmax on the network's grid, nearest label on the native grid; one window a batch
   written4, thrifty4   the same, four windows a batch
   nnunet     nnU-Net's predictor on the array that MONAI prepared, nnU-Net's resampling of logits, argmax
+  ours_bf16, written1_bf16, thrifty1_bf16   the network in bfloat16: segment.amp=bf16, torch's autocast
 
 Cases are ctSLICES-GRID-CLASSES, such as ct120-1.5mm-14, and hippocampus (the default model on real crops). The network
 of the CT cases has random weights. Needs neither Spark nor Java.
@@ -24,7 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cases_inference import CASES, CROPS_NAME, QUICK, WINDOW, Case, flops_of, hippocampus_case, make_case
-from benchmarks.figures_inference import NOTES, OURS, Runs
+from benchmarks.figures_inference import BF16, NOTES, OURS, Runs, is_ours
 from benchmarks.harness import Options, Row, report, summarise
 from benchmarks.measure import Command, Measurement, measure
 
@@ -34,6 +35,8 @@ PEERS = {
     "written4": ("written", 4),
     "thrifty4": ("thrifty", 4),
     "nnunet": ("nnunet", 1),
+    "written1_bf16": ("written", 1),
+    "thrifty1_bf16": ("thrifty", 1),
 }
 """Name to what `peer_inference` calls the system, and its windows a batch."""
 
@@ -87,7 +90,8 @@ def _case(name: str, scratch: Path) -> Case:
 def _rows(case: Case, arguments: argparse.Namespace, results: Path, peak_flops: float, notes: list[str]) -> list[Row]:
     """Rows of a case; a system that did not run has one that says why."""
     results.mkdir(parents=True)
-    systems = [OURS, *arguments.peers]
+    systems = [OURS, *([OURS + BF16] if arguments.bf16 else []), *arguments.peers]
+    systems = [name for name in systems if arguments.bf16 or not name.endswith(BF16)]
     missing = {name: why for name in systems if (why := _why_not(case, name))}
     measured: dict[str, list[Measurement]] = {name: [] for name in systems}
     for number in range(arguments.repeats or (1 if arguments.quick else 3)):
@@ -143,7 +147,7 @@ def _why_not(case: Case, name: str) -> str:
 
 def _need_mb(case: Case, name: str) -> float:
     """Memory beyond start-up by what a system holds at once; that of ours is not for us to guess."""
-    if name == OURS:
+    if is_ours(name):
         return 0.0
     native, grid, (system, windows) = case.native_voxels, case.grid_voxels, PEERS[name]
     bytes_of = {
@@ -156,17 +160,18 @@ def _need_mb(case: Case, name: str) -> float:
 
 
 def _command(case: Case, name: str, out: Path, arguments: argparse.Namespace) -> Command:
-    if name == OURS:
+    amp = "bf16" if name.endswith(BF16) else "off"
+    if is_ours(name):
         bundle = case.bundle
         given = ["benchmarks.ours_inference", f"{out}.json", str(case.study), "--out", str(out), "--no-spark"]
         given += ["--model", str(bundle), "--device", arguments.device]
-        for setting in (f"models.trusted_dirs=[{bundle.parent}]", "segment.amp='off'", *arguments.set):
+        for setting in (f"models.trusted_dirs=[{bundle.parent}]", f"segment.amp='{amp}'", *arguments.set):
             given += ["--set", setting]
     else:
         system, windows = PEERS[name]
         folders = map(str, case.series.values())
         given = ["benchmarks.peer_inference", system, str(case.bundle), str(out), *folders]
-        given += ["--device", arguments.device, "--windows", str(windows)]
+        given += ["--device", arguments.device, "--windows", str(windows), "--amp", amp]
     environment = {"BENCH_STARTED": str(time.time())}
     return Command(argv=(sys.executable, "-W", "ignore", "-m", *given), environment=environment)
 
@@ -177,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help=f"one round of {QUICK.name}")
     parser.add_argument("--cases", nargs="+", metavar="NAME", choices=known, help=f"among {', '.join(known)}")
     parser.add_argument("--peers", nargs="*", metavar="NAME", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--bf16", action="store_true", help="also ours and MONAI with the network in bfloat16")
     parser.add_argument("--repeats", metavar="N", type=int, help="rounds to take the median of")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to FILE")
     parser.add_argument("--chart", metavar="PNG", type=Path, help="also draw seconds and memory")

@@ -23,6 +23,9 @@ STYLES = {
     "written4": ("MONAI as written, 4 windows", "#D55E00", "D", "--"),
     "thrifty1": ("MONAI, argmax first, 1 window", "#009E73", "^", "-"),
     "thrifty4": ("MONAI, argmax first, 4 windows", "#009E73", "v", "--"),
+    "ours_bf16": ("imaging_pipeline, bf16", "#56B4E9", "o", "--"),
+    "written1_bf16": ("MONAI as written, bf16", "#E69F00", "s", "-."),
+    "thrifty1_bf16": ("MONAI, argmax first, bf16", "#000000", "^", "-."),
     "nnunet": ("nnU-Net predictor and resampling", "#CC79A7", "P", ":"),
 }
 """Label, colour (Okabe and Ito: told apart by colour-blind readers), marker and line of a system."""

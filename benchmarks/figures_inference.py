@@ -15,6 +15,8 @@ from imaging_pipeline.results.receipt import read_receipts
 from imaging_pipeline.stores import LocalStore
 
 OURS = "ours"
+BF16 = "_bf16"
+"""How names of systems end that compute in bfloat16."""
 STAGES = {"open_model": "open", "decode": "load", "postprocess": "restore"}
 """Stages of our receipts to the names that the peers give them; others keep their own."""
 
@@ -27,7 +29,7 @@ NOTES = (
     "high_water_mb: most that the process held by its own account, not missed between two looks",
     "network_share: network_s / seconds; gflops: windows run x operations of the network in a window / network_s",
     "the synthetic cases' weights are random, with interpolating upsampling so that labels form regions",
-    "fp32 everywhere, but that nnU-Net adds up in fp16, and on CUDA computes in fp16 by its own rule",
+    "fp32 but in systems _bf16; nnU-Net adds up in fp16, and on CUDA computes in fp16 by its own rule",
 )
 
 Figures = dict[str, float | int | str]
@@ -94,14 +96,19 @@ class Runs:
     def _masks(self, system: str) -> dict[str, Path]:
         """Series Instance UID (0020,000E) to mask of the first round."""
         out = self.results / f"{system}_0"
-        if system == OURS:
+        if is_ours(system):
             return {result.identity.series_uid: out / result.mask_path for result in _done(out)}
         return {uid: out / f"{folder.parent.name}_{folder.name}.nii.gz" for uid, folder in self.case.series.items()}
 
 
+def is_ours(system: str) -> bool:
+    """Whether a system is this project, in whatever precision."""
+    return system.removesuffix(BF16) == OURS
+
+
 def _told(system: str, out: Path) -> dict[str, Any]:
     """What a run said of itself."""
-    if system != OURS:
+    if not is_ours(system):
         return {"windows_skipped": 0, **json.loads((out / "figures.json").read_text())}
     told = json.loads(out.with_name(f"{out.name}.json").read_text())
     stages: dict[str, float] = defaultdict(float, told["stages"])

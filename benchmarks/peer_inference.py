@@ -4,7 +4,7 @@
   thrifty   argmax on the network's grid, then the nearest label on the native grid
   nnunet    nnU-Net's predictor on the array that MONAI prepared, nnU-Net's resampling of logits, argmax
 
-    python -m benchmarks.peer_inference SYSTEM BUNDLE OUT FOLDER [FOLDER ...] [--device cpu] [--windows 1]
+    python -m benchmarks.peer_inference SYSTEM BUNDLE OUT FOLDER [FOLDER ...] [--device cpu] [--windows 1] [--amp off]
 
 Prints one line of JSON, and keeps it as OUT/figures.json beside a mask for each folder.
 """
@@ -49,6 +49,7 @@ class Meter:
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    amp: bool = False
     windows: int = 0
     forward_seconds: float = 0.0
     since: float = 0.0
@@ -102,6 +103,7 @@ def main() -> None:
     with meter.stage("open"):
         parts = open_bundle(arguments.bundle, arguments.out, meter.device, arguments.windows, arguments.system)
         meter.watch(parts.network)
+        meter.amp = arguments.amp == "bf16"
     run: Callable[[Path, Parts, Meter, Path], None] = nnunet if arguments.system == "nnunet" else monai
     for folder in arguments.folders:
         run(folder, parts, meter, arguments.out)
@@ -140,7 +142,8 @@ def monai(folder: Path, parts: Parts, meter: Meter, out: Path) -> None:
     with meter.stage("preprocess"):
         data = parts.prepare(data)
     with torch.inference_mode():
-        with meter.stage("network"):
+        # as MONAI's own evaluators do it: around the inferer alone
+        with meter.stage("network"), torch.autocast(meter.device.type, dtype=torch.bfloat16, enabled=meter.amp):
             data["pred"] = parts.inferer(data["image"][None].to(meter.device), parts.network)[0]
         with meter.stage("restore"):
             data = parts.restore(data)
@@ -224,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folders", type=Path, metavar="FOLDER", nargs="+")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
     parser.add_argument("--windows", type=int, default=1, help="windows a batch")
+    parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="precision of the network")
     return parser
 
 

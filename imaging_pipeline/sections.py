@@ -171,7 +171,9 @@ class SegmentSettings(Section):
     """How the network is run; what it computes is the bundle's business."""
 
     amp: Annotated[Literal["auto", "off", "bf16", "fp16"], BeforeValidator(_off_is_a_word)] = Field(
-        "auto", description="mixed precision; auto: on CUDA only"
+        "auto",
+        description="mixed precision; auto: on CUDA only. bf16 on a CPU pays where it has AMX: a .pt runs by torch or "
+        "OpenVINO, whichever a trial found faster there",
     )
     window_batch: int = Field(
         0, ge=0, description="windows a batch and device; 0: 2 on CPU (oneDNN needs two; openvino 1), 4 on CUDA"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from monai.networks.nets import UNet
 
@@ -20,6 +21,13 @@ NETWORK: dict[str, Any] = {
     "strides": [2],
     "norm": "instance",
 }
+
+
+def needs_bfloat16() -> None:
+    """Skip where OpenVINO is missing, or computes in float32 whatever is asked for."""
+    openvino = pytest.importorskip("openvino")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
 
 
 def write_bundle(path: Path, *, activation: str = "softmax", seed: int = 0, **metadata: object) -> Path:

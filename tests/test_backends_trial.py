@@ -9,12 +9,13 @@ import torch
 from monai.networks.blocks import ResidualUnit
 from monai.networks.nets import UNet
 
-from imaging_pipeline.segment.backends.choices import Choices
+from imaging_pipeline.segment.backends import trial
+from imaging_pipeline.segment.backends.choices import Choices, choice_key
 from imaging_pipeline.segment.backends.fold import fold_norms, fold_shortcuts
 from imaging_pipeline.segment.backends.live import live_network
 from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 from imaging_pipeline.segment.backends.trial import fastest, smooth_noise
-from tests.bundles import WINDOW, random_network
+from tests.bundles import WINDOW, needs_bfloat16, random_network
 
 SIZE = (1, *WINDOW)
 
@@ -106,3 +107,45 @@ def test_openvino_leaves_its_threads_to_the_kernel() -> None:
     compiled = other._request.get_compiled_model()
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+
+
+def test_bfloat16_is_by_openvino_as_near_to_float32_as_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_bfloat16()
+    monkeypatch.setattr(trial, "_PAYS_WITHIN", 10**9)
+    original = network()
+    windows = smooth_noise(2, SIZE)
+    with torch.inference_mode():
+        exact = original(windows)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = original(windows).float()
+    choice = fastest(original, SIZE, backends=("openvino",), dtype=torch.bfloat16)
+    assert "openvino" in choice.seconds, choice.excluded
+    other = live_network(original, "openvino", SIZE, torch.bfloat16)(windows)
+    assert other.dtype == torch.float32
+    assert 0 < (other - exact).abs().max() <= 2 * (mixed - exact).abs().max()
+
+
+def test_a_candidate_may_be_twice_as_far_off_as_torch_in_bfloat16_and_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trial, "_PAYS_WITHIN", 10**9)
+    original = network()
+    windows = smooth_noise(2, SIZE)
+    with torch.inference_mode():
+        exact = original(windows)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torchs = (original(windows) - exact).abs().max()
+
+    def by(share: float) -> trial.Choice:
+        bent = exact.clone()
+        bent[:, :, 0, 0, 0] += share * torchs
+        monkeypatch.setattr(trial, "live_network", lambda *_: lambda _windows: bent)
+        return fastest(original, SIZE, backends=("openvino",), dtype=torch.bfloat16)
+
+    assert by(1.5).excluded == {}
+    assert "off torch's" in by(2.5).excluded["openvino"]
+
+
+def test_a_choice_holds_for_one_precision() -> None:
+    keys = {choice_key("digest", ["model.pt"], SIZE, 2, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    assert len(keys) == 2

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.segment import model as models
@@ -20,7 +21,7 @@ from imaging_pipeline.segment.device import acceleration, for_fallback, pick_dev
 from imaging_pipeline.segment.engine import Engine
 from imaging_pipeline.settings import SegmentSettings, Settings, resolve
 from imaging_pipeline.volume import Volume
-from tests.bundles import write_bundle
+from tests.bundles import WINDOW, needs_bfloat16, write_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -101,13 +102,39 @@ def test_all_members_of_an_ensemble_run_by_what_the_first_one_chose(
     assert asked == [None, engine.backend]
 
 
-@pytest.mark.parametrize("setting", ["models.backend=torch", "segment.amp=bf16"])
-def test_who_names_a_backend_or_a_precision_gets_no_trial(
+def test_each_precision_has_a_trial_of_its_own(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    trying_everything(monkeypatch)
+    asked: list[torch.dtype] = []
+
+    def watched(*arguments: Any, dtype: torch.dtype, **named: Any) -> trial.Choice:
+        asked.append(dtype)
+        return trial.fastest(*arguments, dtype=dtype, **named)
+
+    monkeypatch.setattr(networks, "fastest", watched)
+    for amp in ("off", "bf16"):
+        engine_for(bundle, f"segment.amp={amp}")
+    assert asked == [torch.float32, torch.bfloat16]
+    assert len(kept(bundle)) == 2
+
+
+@pytest.mark.parametrize("setting", ["models.backend=torch", "segment.amp=fp16"])
+def test_who_names_a_backend_or_half_floats_gets_no_trial(
     setting: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trying_everything(monkeypatch)
     assert engine_for(bundle, setting).backend == "torch"
     assert kept(bundle) == {}
+
+
+def test_a_named_openvino_computes_in_bfloat16_where_that_is_asked_for(bundle: Path) -> None:
+    needs_bfloat16()
+    exact, mixed = (
+        engine_for(bundle, "models.backend=openvino", f"segment.amp={amp}")._model.network for amp in ("off", "bf16")
+    )
+    window = trial.smooth_noise(1, (1, *WINDOW))
+    assert exact(window).dtype == mixed(window).dtype == torch.float32
+    assert not torch.equal(exact(window), mixed(window))
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])

@@ -94,14 +94,18 @@ def prepare(device: torch.device, settings: SegmentSettings, cores: int | None) 
 
 
 def autocast(device: torch.device, settings: SegmentSettings) -> AbstractContextManager[object]:
-    """Mixed precision as the settings say; auto: on CUDA, bf16 where the chip has it, else fp16."""
+    """Mixed precision as the settings say, around a network of torch; see `network_dtype`."""
+    dtype = network_dtype(device, settings)
+    return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def network_dtype(device: torch.device, settings: SegmentSettings) -> torch.dtype:
+    """What a network mostly computes in; auto: on CUDA bf16 where the chip has it, else fp16; on the CPU float32."""
     if settings.amp == "off" or (settings.amp == "auto" and device.type != "cuda"):
-        return contextlib.nullcontext()
+        return torch.float32
     if settings.amp == "auto":
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    else:
-        dtype = torch.bfloat16 if settings.amp == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype=dtype)
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if settings.amp == "bf16" else torch.float16
 
 
 def allowed_axes(model: str, allowed: tuple[int, ...], settings: SegmentSettings) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 from imaging_pipeline.segment.backends.trial import fastest, smooth_noise
 from imaging_pipeline.segment.bundle import Bundle
 from imaging_pipeline.segment.config import Config, parse_config
-from imaging_pipeline.segment.device import acceleration, window_batch
+from imaging_pipeline.segment.device import acceleration, network_dtype, window_batch
 from imaging_pipeline.segment.votes import Decide
 from imaging_pipeline.segment.weights import LIVE, Weights
 from imaging_pipeline.segment.windows import can_stream
@@ -117,6 +117,7 @@ class _Opener:
         self._torch_batch = self.batch
         self._wanted = wanted
         self._size = window_size(inferer)
+        self._dtype = network_dtype(wanted.devices[0], wanted.settings)
         self._n_loaded = 0
         self._known: str | None = None
 
@@ -154,9 +155,8 @@ class _Opener:
             return network
         if weights.wanted in LIVE and weights.backend not in LIVE:
             return self._turned(network, weights.wanted, device)
-        is_plain = weights.backend == "torch" and self._wanted.settings.amp in ("auto", "off")
         size = self._window()
-        if device.type != "cpu" or not is_plain or size is None:
+        if device.type != "cpu" or weights.backend != "torch" or size is None or self._dtype is torch.float16:
             return network
         if weights.wanted == "auto" and may_choose and self._wanted.cache_dir is not None and not self._is_quick():
             return self._fastest(network, size, self._wanted.cache_dir / _CHOICES)
@@ -178,10 +178,13 @@ class _Opener:
     def _fastest(self, network: TorchNetwork, size: tuple[int, int, int, int], file: Path) -> Network:
         """The first member stands for all; what a trial found is kept."""
         bundle, choices = self._wanted.bundle, Choices(path=file)
-        key = choice_key(bundle.digest, [item.name for item in bundle.weights], size, self._torch_batch)
+        names = [item.name for item in bundle.weights]
+        key = choice_key(bundle.digest, names, size, self._torch_batch, self._dtype)
         known = choices.find(key) if self._known is None else self._known
         n_windows = 1 if self.probe is not None and self.probe.window_bytes > _HEAVY_BYTES else None
-        choice = fastest(network, size, window_batch=self._torch_batch, n_windows=n_windows, known=known)
+        choice = fastest(
+            network, size, window_batch=self._torch_batch, n_windows=n_windows, known=known, dtype=self._dtype
+        )
         if choice.seconds:
             choices.keep(key, choice.name)
         self._known = self.backend = choice.name
@@ -202,7 +205,7 @@ class _Opener:
             )
         self.backend = backend
         self.batch = self._wanted.settings.window_batch or 1
-        return live_network(network, backend, size)
+        return live_network(network, backend, size, self._dtype)
 
     def _spread(self, network: Network) -> Network:
         if not isinstance(network, TorchNetwork) or isinstance(network.module, torch.jit.ScriptModule):

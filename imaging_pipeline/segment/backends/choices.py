@@ -55,20 +55,24 @@ class Choices:
         return {}
 
 
-def choice_key(model_digest: str, weights: Sequence[str], size: Sequence[int], window_batch: int) -> str:
-    """What a choice depends on: weights, window, processor, threads and versions.
+def choice_key(
+    model_digest: str, weights: Sequence[str], size: Sequence[int], window_batch: int, dtype: torch.dtype
+) -> str:
+    """What a choice depends on: weights, window, precision, processor, threads and versions.
 
     Args:
         model_digest: Of the model's files.
         weights: Names of the weight files that are opened.
         size: (C, I, J, K) of a window.
         window_batch: Windows a batch for torch.
+        dtype: What the network mostly computes in.
     """
     parts = {
         "model": model_digest,
         "weights": list(weights),
         "size": list(size),
         "window_batch": window_batch,
+        "dtype": str(dtype),
         "threads": torch.get_num_threads(),
         "processor": _processor(),
         "versions": {name: _version(name) for name in _PACKAGES},

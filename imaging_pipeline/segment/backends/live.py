@@ -11,7 +11,7 @@ from imaging_pipeline.segment.backends import onnxruntime, openvino
 from imaging_pipeline.segment.backends.network import Network, full_resolution
 from imaging_pipeline.segment.backends.state_dict import TorchNetwork
 
-_CONVERT: Mapping[str, Callable[[torch.nn.Module, torch.Tensor], Network]] = {
+_CONVERT: Mapping[str, Callable[[torch.nn.Module, torch.Tensor, torch.dtype], Network]] = {
     "openvino": openvino.convert,
     "onnxruntime": onnxruntime.convert,
 }
@@ -23,13 +23,16 @@ def live_backends() -> tuple[str, ...]:
     return tuple(name for name, is_there in found.items() if is_there)
 
 
-def live_network(network: TorchNetwork, backend: str, size: tuple[int, int, int, int]) -> Network:
+def live_network(
+    network: TorchNetwork, backend: str, size: tuple[int, int, int, int], dtype: torch.dtype = torch.float32
+) -> Network:
     """Turn a torch network into another backend's; the torch network stays as it is.
 
     Args:
         network: On the CPU.
         backend: openvino or onnxruntime.
         size: (C, I, J, K) of a window; the new network takes any number of windows, all of this size.
+        dtype: What layers compute in where the backend and the processor can; scores are float32.
 
     Raises:
         PipelineError: `extra-missing` without the packages, `model-invalid` where the backend lacks an operator.
@@ -44,7 +47,7 @@ def live_network(network: TorchNetwork, backend: str, size: tuple[int, int, int,
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # tracing warns of every branch on a shape, and the shape is fixed
-            return _CONVERT[backend](_OneOutput(network.module).eval(), torch.zeros(1, *size))
+            return _CONVERT[backend](_OneOutput(network.module).eval(), torch.zeros(1, *size), dtype)
     except Exception as error:  # converters raise whatever their parsers do, classes of their own among it
         text = " ".join(str(error).split())[:200]
         raise PipelineError(

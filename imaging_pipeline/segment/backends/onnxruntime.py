@@ -39,8 +39,8 @@ def load(path: Path, device: torch.device) -> Network:
         raise unreadable(path, error) from None
 
 
-def convert(module: torch.nn.Module, window: torch.Tensor) -> Network:
-    """Run a torch module on the CPU, for windows of one shape, without a file.
+def convert(module: torch.nn.Module, window: torch.Tensor, _dtype: torch.dtype) -> Network:
+    """Run a torch module on the CPU, for windows of one shape, without a file, in float32 whatever is asked for.
 
     Args:
         module: Gives one tensor.

@@ -28,25 +28,26 @@ def load(path: Path, device: torch.device) -> Network:
     if device.type != "cpu":
         raise PipelineError(Code.DEVICE_NOT_FOUND, f"openvino runs on the CPU, not on {device}", "use --device cpu")
     try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", _settings())
+        compiled = openvino.Core().compile_model(str(path), "CPU", _settings(torch.float32))
     except (RuntimeError, ValueError, OSError) as error:
         raise unreadable(path, error) from None
     return _OpenvinoNetwork(compiled)
 
 
-def convert(module: torch.nn.Module, window: torch.Tensor) -> Network:
+def convert(module: torch.nn.Module, window: torch.Tensor, dtype: torch.dtype) -> Network:
     """Compile a torch module for windows of one shape, without a file.
 
     Args:
         module: Gives one tensor.
         window: (1, C, I, J, K) example; only windows of this shape can be run, any number of them.
+        dtype: What layers compute in where the processor can: float32 or bfloat16. Scores are float32.
     """
     openvino = _openvino()
     # OpenVINO's own tracing would run the module four times
     turned = _ClassesLast(module).eval()
     traced = torch.jit.trace(turned, window, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     model = openvino.convert_model(traced, example_input=window, input=[list(window.shape)])
-    return _StaticNetwork(openvino.Core().compile_model(model, "CPU", _settings()))
+    return _StaticNetwork(openvino.Core().compile_model(model, "CPU", _settings(dtype)))
 
 
 class _OpenvinoNetwork:
@@ -95,11 +96,11 @@ class _StaticNetwork:
         return self._scores.permute(0, 4, 1, 2, 3)
 
 
-def _settings() -> dict[str, Any]:
+def _settings(dtype: torch.dtype) -> dict[str, Any]:
     return {
         "ENABLE_CPU_PINNING": False,  # every process would pin to the first cores: two tasks then share one core
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",  # the same labels as the state dict's; bf16 is slower without AMX
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype is torch.bfloat16 else "f32",  # its own choice has other labels
         "PERFORMANCE_HINT": "LATENCY",
     }
 

@@ -71,6 +71,7 @@ def fastest(
     backends: Sequence[str] | None = None,
     known: str | None = None,
     budget_seconds: float = 60.0,
+    dtype: torch.dtype = torch.float32,
 ) -> Choice:
     """Choose between a torch network and what it can be turned into.
 
@@ -82,9 +83,10 @@ def fastest(
         backends: Candidates besides torch; None: the likely fastest that is installed, as each costs seconds to open.
         known: What an earlier trial chose: it is opened, and nothing timed.
         budget_seconds: Time that the trial may take; candidates that it leaves no room for are excluded.
+        dtype: What layers compute in: float32, or bfloat16 by torch's autocast and by backends that can.
     """
     windows = smooth_noise(n_windows or window_batch, size)
-    candidates = _Candidates(network, windows, window_batch, folds=known in (None, "torch"))
+    candidates = _Candidates(network, windows, window_batch, dtype, folds=known in (None, "torch"))
     if known is None:
         candidates.hold_trial(live_backends()[:1] if backends is None else backends, budget_seconds)
     elif known != "torch":
@@ -92,16 +94,44 @@ def fastest(
     return candidates.choose(known)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Allowed:
+    """How far a candidate may be from torch in float32.
+
+    Attributes:
+        difference: Of scores, as a share of their range.
+        others: Share of voxels of another class.
+    """
+
+    difference: float = LARGEST_DIFFERENCE
+    others: float = 1 - SMALLEST_AGREEMENT
+
+    @classmethod
+    def beside(cls, scores: torch.Tensor, expected: torch.Tensor) -> "_Allowed":
+        """Twice as far as torch's own scores of a lower precision are."""
+        extent, difference, others = _compared(scores, expected)
+        plain = cls()
+        if not difference <= extent:  # not a number, or all of one value: no measure of anything
+            return plain
+        return cls(
+            difference=max(plain.difference, 2 * difference / max(extent, 1e-30)), others=max(plain.others, 2 * others)
+        )
+
+
 class _Candidates:
     """Torch and what stands beside it."""
 
-    def __init__(self, network: TorchNetwork, windows: torch.Tensor, window_batch: int, *, folds: bool) -> None:
+    def __init__(
+        self, network: TorchNetwork, windows: torch.Tensor, window_batch: int, dtype: torch.dtype, *, folds: bool
+    ) -> None:
         self._batches = {"torch": window_batch}
         self._networks: dict[str, Network] = {"torch": network}
         self._seconds: dict[str, float] = {}
         self._opening: dict[str, float] = {}
         self._excluded: dict[str, str] = {}
         self._windows = windows
+        self._allowed = _Allowed()
+        self._dtype = dtype
         fold_shortcuts(network.module)
         self._n_folded = fold_norms(network.module, self._windows[:1]) if folds else 0  # others fold by themselves
 
@@ -112,7 +142,7 @@ class _Candidates:
         began = time.perf_counter()
         try:
             n_channels, i, j, k = self._windows.shape[1:]
-            self._networks[name] = live_network(torch_network, name, (n_channels, i, j, k))
+            self._networks[name] = live_network(torch_network, name, (n_channels, i, j, k), self._dtype)
         except PipelineError as error:
             self._excluded[name] = error.message
             return False
@@ -123,9 +153,13 @@ class _Candidates:
     def hold_trial(self, names: Sequence[str], budget_seconds: float) -> None:
         """Check and time every candidate."""
         end, began = time.monotonic() + budget_seconds, time.perf_counter()
-        with torch.inference_mode():
-            expected = self._networks["torch"](self._windows)
+        scores = self._scores("torch")
         self._seconds["torch"] = (time.perf_counter() - began) / len(self._windows)
+        expected = scores
+        if self._dtype is not torch.float32:  # a candidate may be as far from float32 as torch is
+            with torch.inference_mode():
+                expected = self._networks["torch"](self._windows)
+            self._allowed = _Allowed.beside(scores, expected)
         if self._seconds["torch"] < _STEADY_SECONDS:
             self._time("torch")
         for name in names:
@@ -167,9 +201,7 @@ class _Candidates:
         return seconds < _WORTH * of_torch and is_won_back
 
     def _agrees(self, name: str, expected: torch.Tensor) -> bool:
-        with torch.inference_mode():
-            found = self._networks[name](self._windows)
-        difference = _disagreement(found, expected)
+        difference = _disagreement(self._scores(name), expected, self._allowed)
         if difference:
             self._excluded[name] = difference
             del self._networks[name]
@@ -178,10 +210,15 @@ class _Candidates:
     def _time(self, name: str) -> None:
         """Once, over all windows; the network must have been called before."""
         begin = time.perf_counter()
-        with torch.inference_mode():
-            self._networks[name](self._windows)
+        self._scores(name)
         seconds = (time.perf_counter() - begin) / len(self._windows)
         self._seconds[name] = min(seconds, self._seconds.get(name, seconds))
+
+
+    def _scores(self, name: str) -> torch.Tensor:
+        is_mixed = self._dtype is not torch.float32
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
+            return self._networks[name](self._windows)
 
 
 def smooth_noise(n: int, size: Sequence[int]) -> torch.Tensor:
@@ -192,12 +229,17 @@ def smooth_noise(n: int, size: Sequence[int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, tuple(lengths), mode="trilinear")
 
 
-def _disagreement(found: torch.Tensor, expected: torch.Tensor) -> str:
-    """What is wrong with a candidate's scores; empty where they are torch's."""
+def _disagreement(found: torch.Tensor, expected: torch.Tensor, allowed: _Allowed) -> str:
+    """What is wrong with a candidate's scores; empty where they are those of torch in float32."""
     if found.shape != expected.shape:
         return f"scores of shape {tuple(found.shape)}, torch gives {tuple(expected.shape)}"
-    largest, extent = float((found - expected).abs().max()), float(expected.max() - expected.min())
-    if not largest <= LARGEST_DIFFERENCE * extent:  # not a number counts as different
-        return f"scores up to {largest:.3g} off torch's, of a range of {extent:.3g}"
-    agreement = float((found.argmax(1) == expected.argmax(1)).double().mean())
-    return "" if agreement >= SMALLEST_AGREEMENT else f"{1 - agreement:.2%} of voxels get another class than by torch"
+    extent, difference, others = _compared(found, expected)
+    if not difference <= allowed.difference * extent:  # not a number counts as different
+        return f"scores up to {difference:.3g} off torch's, of a range of {extent:.3g}"
+    return "" if others <= allowed.others else f"{others:.2%} of voxels get another class than by torch"
+
+
+def _compared(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float, float]:
+    """Range of scores, their largest difference, and the share of voxels of another class."""
+    others = float((found.argmax(1) != expected.argmax(1)).double().mean())
+    return float(expected.max() - expected.min()), float((found - expected).abs().max()), others
