@@ -1,6 +1,7 @@
 """Accuracy of the default model on subjects that its training did not see, fold by fold.
 
-    python -m benchmarks.eval_hippocampus [--dataset DIR] [--tta] [--folds 0 1] [--pictures DIR] [--json FILE]
+    python -m benchmarks.eval_hippocampus [--dataset DIR] [--tta] [--set KEY=VALUE] [--folds 0 1] [--pictures DIR]
+                                          [--json FILE]
 
 Every labelled crop goes through the network of the one fold that kept its subject out of training, by the same engine
 as a run, and is compared on its own voxels. DIR holds images/ and labels/ of the Medical Segmentation Decathlon's
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (arguments.dataset / "images").is_dir():
         print(f"{arguments.dataset}: no images/ there; name the data set with --dataset", file=sys.stderr)
         return 2
-    settings = resolve(assignments=["segment.tta=true"] if arguments.tta else [])
+    settings = resolve(assignments=[*(["segment.tta=true"] if arguments.tta else []), *arguments.set])
     scores = [score for fold in arguments.folds for score in score_fold(arguments.dataset, fold, settings)]
     print(table(scores))
     if arguments.json:
@@ -155,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", type=Path, default=ROOT.parent / "shared" / "data" / "msd_hippocampus")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)), choices=range(5))
     parser.add_argument("--tta", action="store_true", help="average over mirror images")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a setting, as of a run")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the distribution and the worst crops")
     parser.add_argument("--json", type=Path, help="keep every crop's figures")
     return parser

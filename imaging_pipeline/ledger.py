@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 from imaging_pipeline import schedule
@@ -27,9 +28,12 @@ from imaging_pipeline.results.receipt import (
     write_receipt,
 )
 from imaging_pipeline.results.seal import FIELD, seal
-from imaging_pipeline.results.tables import Batch, Form, Index, Keys, open_table
+from imaging_pipeline.results.tables import Batch, Form, Index, Key, Keys, open_table
+from imaging_pipeline.rows import pack, unpack
 from imaging_pipeline.stores import at_once
 from imaging_pipeline.tally import Tally
+
+_unpacked = partial(unpack, SeriesResult)
 
 _BATCH_ROWS = 1000
 """Rows of one commit at most: they exist several times while they are written."""
@@ -57,8 +61,8 @@ class Ledger:
         self._forecast = forecast
         self._index = self._open(SERIES)
         self._measurements = None if job.bundle is None else self._open(measurements.form(job.out))
-        self._waiting: list[SeriesResult] = []
-        self._sending: list[SeriesResult] = []
+        self._waiting: dict[Key, bytes] = {}
+        self._sending: dict[Key, bytes] = {}
         self._batch = Batch(writer=job.run_id, number=1)
         self._next_commit = time.monotonic() + job.settings.index.commit_seconds
         self._indexed = self._known_rows(self._index, lambda: bool(receipt_paths(job.out)))
@@ -77,7 +81,7 @@ class Ledger:
             return
         receipt = read_receipt(self._job.out, *key)
         if receipt is not None and (key not in self._indexed or receipt.measurements_path):
-            self._waiting.append(receipt)
+            self._wait(receipt)
 
     def record_skipped(self, results: Sequence[SeriesResult]) -> None:
         """Series that are left out: receipts and rows are written only where they say something new."""
@@ -88,14 +92,15 @@ class Ledger:
             is_known = [before is not None and says_the_same(before, result) for before, result in pairs]
             news = [result for result, known in zip(results, is_known, strict=True) if not known]
             news = list(work(partial(write_receipt, out, seal_key=self._job.seal_key), news))
-        self._waiting += news
+        for result in news:
+            self._wait(result)
         for result, known in zip(results, is_known, strict=True):
             if known:
                 self.keep(result.identity.series_key, is_done=False)
 
     def record(self, result: SeriesResult) -> None:
         """A series whose receipt is written: its row goes in with the next batch."""
-        self._waiting.append(result)
+        self._wait(result)
         if time.monotonic() >= self._next_commit:
             try:
                 self._commit()
@@ -166,6 +171,12 @@ class Ledger:
             table.rebuild(lambda: read_receipts(self._job.out))
         return table.keys()
 
+    def _wait(self, result: SeriesResult) -> None:
+        """Until the next commit, packed: as objects they would take ten times as much; the last one holds."""
+        key = (result.identity.series_key, result.model_name)
+        self._waiting.pop(key, None)
+        self._waiting[key] = pack([result])
+
     def _commit(self) -> None:
         """Send what waits. What was sent and not answered goes first, as it was: the index may have it already.
 
@@ -175,10 +186,10 @@ class Ledger:
         began = time.monotonic()
         while self._sending or self._waiting:
             if not self._sending:
-                self._sending, self._waiting = self._waiting[:_BATCH_ROWS], self._waiting[_BATCH_ROWS:]
+                self._sending = {key: self._waiting.pop(key) for key in list(islice(self._waiting, _BATCH_ROWS))}
             for table in self._tables:
-                table.commit(self._sending, self._batch)
-            self._sending = []
+                table.commit(chain.from_iterable(map(_unpacked, self._sending.values())), self._batch)
+            self._sending = {}
             self._batch = replace(self._batch, number=self._batch.number + 1)
         give_back_memory()
         ended = time.monotonic()

@@ -221,7 +221,7 @@ class IndexSettings(Section):
         5.0, gt=0, description="receipts are committed in batches this far apart, further where commits take long"
     )
     compact_commits: int = Field(
-        20, ge=0, description="commits that leave a small file each before these are made one; 0: at the end of a run"
+        10, ge=0, description="commits that leave a small file each before these are made one; 0: at the end of a run"
     )
     keep_hours: int = Field(
         24, ge=0, description="files that are no longer in the index stay so long for those who read an older version"

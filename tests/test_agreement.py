@@ -280,7 +280,7 @@ def test_a_table_of_measurements_without_the_column_takes_rows_that_have_it(kind
     if kind == "delta":
         write_deltalake(str(tmp_path / form.folder), rows)
     else:
-        open_table(out, replace(form, to_table=lambda _: rows), "parquet").commit([old])
+        open_table(out, replace(form, schema=rows.schema, to_table=lambda _: rows), "parquet").commit([old])
     table = open_table(out, form, kind)  # type: ignore[arg-type]
     table.commit([new])
     told = {row["series_key"]: row["agreement"] for row in table.read().to_pylist()}

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.eval_hippocampus import LABELS, MODEL, Score, canonical, fold_engine, main, segmented, table
-from imaging_pipeline.settings import Settings
+from benchmarks.eval_hippocampus import (
+    LABELS,
+    MODEL,
+    Score,
+    canonical,
+    fold_engine,
+    main,
+    score_fold,
+    segmented,
+    table,
+)
+from imaging_pipeline.settings import Settings, resolve
+from tests.bundles import needs_bfloat16
 
 SCORES = [Score(**row) for row in json.loads((MODEL / "docs" / "folds.json").read_text())]
 
@@ -38,6 +50,23 @@ def test_the_weights_give_the_scores_that_were_kept(shared: Path, settings: Sett
             both = ((found == label) & (reference == label)).sum()
             dice = 2 * both / ((found == label).sum() + (reference == label).sum())
             assert np.isclose(dice, getattr(kept, name), atol=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_bfloat16_costs_no_more_than_a_thousandth_of_dice(shared: Path, backend: str) -> None:
+    if backend == "openvino":
+        needs_bfloat16()
+    data = shared / "data" / "msd_hippocampus"
+    exact, mixed = (
+        statistics.mean(
+            score.mean
+            for score in score_fold(data, 2, resolve(None, [f"models.backend={backend}", f"segment.amp={amp}"]))
+        )
+        for amp in ("off", "bf16")
+    )
+    assert exact > 0.8
+    assert mixed >= exact - 0.001
 
 
 def test_without_the_data_set_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,10 +293,22 @@ def test_a_long_commit_is_followed_by_a_long_pause(
     """However many rows replace others, commits take at most a twentieth of the time."""
     ledger = Ledger(Job(out=store_at(tmp_path), run_id="run", settings=settings, bundle=None), "studies", {})
     clock = iter([100.0, 103.0])
-    ledger._waiting.append(result())
+    ledger._wait(result())
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     ledger._commit()
     assert ledger._next_commit == 103 + 60
+
+
+def test_rows_wait_packed_and_the_last_word_on_a_series_goes_in_as_it_was(tmp_path: Path, settings: Settings) -> None:
+    out = store_at(tmp_path)
+    ledger = Ledger(Job(out=out, run_id="run", settings=settings, bundle=None), "studies", {})
+    many = [result(f"k{number:03}", stage_seconds={"decode": 0.1 + number}, peak_rss_mb=1 / 3) for number in range(250)]
+    for one in (*many, failed := result("k007", status=Status.FAILED, message="wörter: \u2028")):
+        ledger.record(one)
+    ledger.catch_up()
+    rows = open_index(out, "delta").read().sort_by("series_key")
+    assert rows.equals(to_table([*many, failed]).sort_by("series_key").cast(rows.schema))
+    assert rows["status"].to_pylist().count("failed") == 1
 
 
 def test_two_writers_of_one_log_keep_each_line_whole(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -25,10 +24,10 @@ from imaging_pipeline.results.tables import (
     Form,
     Key,
     Keys,
+    Rows,
     State,
     damaged,
     keys_in,
-    keys_of,
 )
 from imaging_pipeline.settings import IndexSettings
 from imaging_pipeline.stores import Store, is_url
@@ -55,14 +54,6 @@ _CONFIGURATION: dict[str, str | None] = {
     "delta.logRetentionDuration": "interval 7 days",  # of the log alone; how old data stays is index.keep_hours
     "delta.setTransactionRetentionDuration": "interval 7 days",  # numbers of batches, one for each run
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """What is committed at once: a series of `keys` has the rows of `table` then, or none."""
-
-    table: pa.Table
-    keys: set[Key]
 
 
 class DeltaIndex:
@@ -93,13 +84,13 @@ class DeltaIndex:
         self._known = Keys()
         self._n_small = 0
 
-    def commit(self, results: Sequence[SeriesResult], batch: Batch | None = None) -> None:
+    def commit(self, results: Iterable[SeriesResult], batch: Batch | None = None) -> None:
         """See `Index`.
 
         Raises:
             PipelineError: `index-busy`, `index-damaged` or `store-unreachable`.
         """
-        rows = _Rows(table=self._form.to_table(results), keys=keys_of(results))
+        rows = self._form.to_rows(results)
         self._check_room()
         for number in range(_TRIES):
             time.sleep(_PAUSE_SECONDS * number)
@@ -188,7 +179,7 @@ class DeltaIndex:
         except (DeltaError, OSError) as error:
             raise self._damaged(error) from None
 
-    def _commit(self, rows: _Rows, batch: Batch | None) -> bool:
+    def _commit(self, rows: Rows, batch: Batch | None) -> bool:
         """Whether rows are in, now or before; False where somebody else has made the table meanwhile."""
         table = self._table()
         if table is None:
@@ -206,7 +197,7 @@ class DeltaIndex:
         self._version = table.version()
         return True
 
-    def _create(self, rows: _Rows, batch: Batch | None) -> bool:
+    def _create(self, rows: Rows, batch: Batch | None) -> bool:
         place = self._place()
         how: dict[str, Any] = {"configuration": _CONFIGURATION, "storage_options": place.options, **self._about()}
         try:

@@ -24,8 +24,8 @@ Kind = Literal["delta", "parquet"]
 ROWS_AT_A_TIME = 500
 """Rows of a table that are read at a time where all of them are gone through."""
 
-_RESULTS_AT_A_TIME = 1000
-"""Results whose rows exist as dictionaries at a time."""
+_RESULTS_AT_A_TIME = 100
+"""Results whose rows exist as dictionaries at a time: Python keeps most of the memory that it once took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,15 @@ class Form:
     schema: pa.Schema
     to_table: Callable[[Sequence[SeriesResult]], pa.Table]
 
+    def to_rows(self, results: Iterable[SeriesResult]) -> "Rows":
+        """Rows of results, one for each series and model."""
+        keys, batches = set[Key](), list[pa.RecordBatch]()
+        remaining = iter(results)
+        while part := list(islice(remaining, _RESULTS_AT_A_TIME)):
+            keys |= keys_of(part)
+            batches += self.to_table(part).to_batches()
+        return Rows(table=pa.Table.from_batches(batches, self.schema), keys=keys)
+
     def to_batches(self, results: Iterable[SeriesResult]) -> Iterator[pa.RecordBatch]:
         """Rows of results, of some at a time."""
         remaining = iter(results)
@@ -56,6 +65,14 @@ class Form:
     def parquet(self) -> str:
         """Its one file, where it is kept as Parquet."""
         return f"{self.folder}/{self.folder}.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What is committed at once: a series of `keys` has the rows of `table` then, or none."""
+
+    table: pa.Table
+    keys: set[Key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +108,13 @@ class State:
 class Index(Protocol):
     """A table that takes the rows of results; they replace older ones of the same series and model."""
 
-    def commit(self, results: Sequence[SeriesResult], batch: Batch | None = None) -> None:
-        """Add or replace rows, all of them or none; nothing where the batch has arrived before."""
+    def commit(self, results: Iterable[SeriesResult], batch: Batch | None = None) -> None:
+        """Add or replace rows, all of them or none; nothing where the batch has arrived before.
+
+        Args:
+            results: One for each series and model; gone through once, a hundred at a time.
+            batch: Which batch they are.
+        """
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, with all columns or some; those that an older table lacks are left out."""
@@ -212,11 +234,12 @@ class ParquetIndex:
         self._out = out
         self._form = form
 
-    def commit(self, results: Sequence[SeriesResult], batch: Batch | None = None) -> None:  # noqa: ARG002
+    def commit(self, results: Iterable[SeriesResult], batch: Batch | None = None) -> None:  # noqa: ARG002
         """See `Index`: rows replace their own kind, so that a batch that comes twice changes nothing."""
-        rows = self._form.to_table(results)
+        found = self._form.to_rows(results)
+        rows, new = found.table, found.keys
         if self._is_there():
-            old, new = self.read(), keys_of(results)
+            old = self.read()
             kept = [tuple(row[column] for column in KEY) not in new for row in old.select(KEY).to_pylist()]
             rows = pa.concat_tables([old.filter(pa.array(kept, pa.bool_())), rows], promote_options="default")
         elif not rows.num_rows:

@@ -31,6 +31,8 @@ _MAX_FILE_OPEN_BYTES = 1 << 20
 _SQL = {
     "spark.sql.files.archive.reader.enabled": "true",  # members of zip and tar, where contents are asked for
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "64",  # else each folder is a task of its own
+    "spark.sql.hive.filesourcePartitionFileCacheSize": "0",  # a listing is used once: a KB a file, kept for good
+    "spark.sql.execution.arrow.localRelationThreshold": "0",  # rows of series stay as they came, not twice as Spark's
     "spark.sql.adaptive.enabled": "false",  # it would fold the few rows of series into one partition
     "spark.sql.execution.arrow.maxRecordsPerBatch": "200",  # headers in batches; files by content are cut at 64 MiB
     "spark.sql.execution.pyspark.udf.tracebackWithLocals.enabled": "false",  # locals hold patient data
@@ -42,6 +44,9 @@ _DISCREET = {"spark.executorEnv.PYTHONWARNINGS": "ignore"}
 
 _QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """The JVM moves rows, never pixels: what its second compiler and parallel collectors cost is not earned back."""
+
+_SMALL_HEAP = "-Xms96m -Xmn32m -XX:MinHeapFreeRatio=10 -XX:MaxHeapFreeRatio=30"
+"""It would begin with a 64th of the machine's memory, and fill a third of that before it first cleans up."""
 
 _LOG4J = """\
 rootLogger.level = warn
@@ -183,8 +188,8 @@ def _java_options(settings: Settings, java: str, log4j: Path) -> dict[str, str]:
         return {"spark.driver.extraJavaOptions": log}
     driver, executor = class_archive(java, settings.models.cache_dir, settings.spark.class_archive)
     return {
-        "spark.driver.extraJavaOptions": f"{log} {_QUICK_START} {driver}".rstrip(),
-        "spark.executor.extraJavaOptions": f"{log} {_QUICK_START} {executor}".rstrip(),
+        "spark.driver.extraJavaOptions": f"{log} {_QUICK_START} {_SMALL_HEAP} {driver}".rstrip(),
+        "spark.executor.extraJavaOptions": f"{log} {_QUICK_START} {_SMALL_HEAP} {executor}".rstrip(),
     }
 
 

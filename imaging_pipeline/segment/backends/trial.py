@@ -214,7 +214,6 @@ class _Candidates:
         seconds = (time.perf_counter() - begin) / len(self._windows)
         self._seconds[name] = min(seconds, self._seconds.get(name, seconds))
 
-
     def _scores(self, name: str) -> torch.Tensor:
         is_mixed = self._dtype is not torch.float32
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
