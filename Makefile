@@ -6,7 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-results
 PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# pip would compile one file after the other; a few templates in packages are no Python, and say so
+COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 
 .PHONY: demo test lint types style docs viewer clean
 
@@ -52,11 +54,13 @@ $(VENV)/.installed: $(VENV)/bin/python setup.cfg pyproject.toml constraints.txt
 	@$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) -c constraints.txt torch
 	@grep -v "^torch==" constraints.txt > $(VENV)/constraints.txt
 	@$(PIP) -c $(VENV)/constraints.txt -e .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "adding what tests and checks need"
 	@$(PIP) -c $(VENV)/constraints.txt -e '.[dev]'
+	@$(COMPILE)
 	@touch $@
 
 clean:

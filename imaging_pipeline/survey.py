@@ -86,7 +86,8 @@ class Surveyor:
             return before
         keys = open_keys(self.job.out, self.job.settings.identity, create=not dry_run)
         packets = self._packets(files, keys.secret, dry_run=dry_run)
-        counts, others = _counted(packets.columns), packets.others()
+        counts = _counted(packets.columns)
+        others = Pile.of(packets.others().tables())  # in a file of their own: that of all packets is let go
         del files
         packets = mark_copies(packets.instances())
         give_back_memory()

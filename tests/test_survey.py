@@ -267,6 +267,19 @@ def test_executors_find_what_one_process_finds(
 
 @pytest.mark.spark
 @pytest.mark.slow
+def test_the_jvm_begins_small_and_forgets_a_listing_that_was_handed_over(session: SparkSession, cohort: Path) -> None:
+    """Spark would keep each listing for good, up to 250 MB, and begin with a 64th of the machine's memory."""
+    runner = SparkRunner(session, resolve())
+    assert runner.list_files(cohort, None).num_rows == 36
+    jvm = session._jvm
+    assert jvm is not None
+    cache = jvm.org.apache.spark.sql.execution.datasources.FileStatusCache.getOrCreate(session._jsparkSession)
+    assert "NoopCache" in cache.getClass().getName()
+    assert jvm.java.lang.Runtime.getRuntime().totalMemory() < 200 << 20
+
+
+@pytest.mark.spark
+@pytest.mark.slow
 def test_processes_of_series_load_before_there_is_a_header(
     session: SparkSession, tmp_path: Path, settings: Settings
 ) -> None:
