@@ -8,18 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
-from pyarrow.dataset import Dataset
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from imaging_pipeline.errors import Code, PipelineError
 from imaging_pipeline.host import give_back_memory
 from imaging_pipeline.records import SeriesResult
+from imaging_pipeline.results.delta_rows import batches_of, rows_of
 from imaging_pipeline.results.tables import (
     KEY,
-    ROWS_AT_A_TIME,
     Batch,
     Form,
     Key,
@@ -274,49 +271,6 @@ class DeltaIndex:
             hint = "free space or mend permissions, then run again: rows follow from the receipts"
             return PipelineError(Code.WRITE_FAILED, f"{self._where}: {text}", hint)
         return damaged(self._where, text)
-
-
-def rows_of(table: DeltaTable, place: Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of a table, with all columns or those of some that it has."""
-    files = _files_of(table, place)
-    return files.to_table(columns=None if columns is None else _known(columns, files))
-
-
-def batches_of(table: DeltaTable, place: Table, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The same, some rows at a time, file after file."""
-    files = _files_of(table, place)
-    wanted = pa.schema([files.schema.field(name) for name in _known(columns, files)])
-    for fragment in files.get_fragments():  # a scan of the dataset would decode a file as a whole
-        with files.filesystem.open_input_file(fragment.path) as file, pq.ParquetFile(file, pre_buffer=False) as opened:
-            there = opened.schema_arrow.names
-            names = [name for name in wanted.names if name in there]
-            for batch in opened.iter_batches(ROWS_AT_A_TIME, columns=names, use_threads=False):
-                yield _completed(batch, wanted)
-
-
-def _completed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Columns in order, as the table has them today: a file may be older than some."""
-    arrays = [
-        batch.column(item.name).cast(item.type)
-        if item.name in batch.schema.names
-        else pa.nulls(batch.num_rows, item.type)
-        for item in schema
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _known(columns: Sequence[str], files: Dataset) -> list[str]:
-    return [name for name in columns if name in files.schema.names]
-
-
-def _files_of(table: DeltaTable, place: Table) -> Dataset:
-    """Its files as Arrow sees them.
-
-    Files on a disk are read by Arrow itself: its threads would come back to Python by delta-rs' file system, and end
-    the process by abort() where that is about to exit.
-    """
-    on_disk = None if is_url(place.uri) else SubTreeFileSystem(place.uri, LocalFileSystem())
-    return table.to_pyarrow_dataset(filesystem=on_disk)
 
 
 def check_place(where: str) -> None:

@@ -9,7 +9,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from imaging_pipeline.errors import Code, PipelineError
-from imaging_pipeline.results.delta import rows_of
+from imaging_pipeline.results.delta_rows import rows_of
 from imaging_pipeline.results.layout import REVIEWS
 from imaging_pipeline.stores import Store
 
