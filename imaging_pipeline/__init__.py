@@ -6,4 +6,4 @@ __version__ = "0.1.0"
 
 # Arrow and delta-rs look here once, when they are loaded: by their own allocators they keep all that they ever took
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0,narenas:1,tcache:false")

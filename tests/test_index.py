@@ -299,6 +299,20 @@ def test_a_long_commit_is_followed_by_a_long_pause(
     assert ledger._next_commit == 103 + 60
 
 
+def test_files_of_a_large_table_are_full_at_a_share_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each commit's file would be full from the first, and a table of a million rows have thousands."""
+    monkeypatch.setattr(delta, "_FULL_BYTES", 1)
+    monkeypatch.setattr(delta, "_FULL_FILES", 4)
+    index = open_index(store_at(tmp_path), "delta", IndexSettings(compact_commits=5))
+    for number in range(40):
+        index.commit([result(f"k{number:02}")])
+    index.tidy()
+    state = index.state()
+    assert state is not None
+    assert state.n_rows == 40
+    assert state.n_files <= 8
+
+
 def test_rows_wait_packed_and_the_last_word_on_a_series_goes_in_as_it_was(tmp_path: Path, settings: Settings) -> None:
     out = store_at(tmp_path)
     ledger = Ledger(Job(out=out, run_id="run", settings=settings, bundle=None), "studies", {})

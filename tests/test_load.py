@@ -28,7 +28,8 @@ def test_three_hundred_series_leave_a_sound_index_and_memory_as_it_was(tmp_path:
     assert f"{N} receipts, {3 * N} outputs" in load.verified
     state = open_index(LocalStore(root=tmp_path / "out"), "delta").state()
     assert state is not None
-    assert (state.n_rows, state.n_files) == (N, 1)
+    assert state.n_rows == N
+    assert state.n_files <= 1 + state.size_bytes // (1 << 18), "files of 256 KiB, and one that is not full yet"
     early, late = load.rss_at(0.4), load.rss_at(0.9)
     assert late[0] - early[0] < 60
     assert late[1] - early[1] < 60

@@ -32,8 +32,11 @@ from imaging_pipeline.stores.store import Table
 
 _TRIES = 8
 _PAUSE_SECONDS = 0.05
-_FULL_BYTES = 1 << 20
-"""Files of this size (some 3 500 rows) are left as they are: what a compaction holds and writes is bounded."""
+_FULL_BYTES, _FULL_FILES = 1 << 18, 64
+"""Files of this size (some 900 rows) are left as they are, or of this share of a large table.
+
+What a compaction holds, eight times the size of the file that it writes, is bounded so, and how many files there are.
+"""
 
 _LEAN = WriterProperties(compression="SNAPPY")
 """As rows that are appended; Zstandard, a compaction's own choice, holds five megabytes more for its columns."""
@@ -236,7 +239,9 @@ class DeltaIndex:
             if table is None:
                 return
             is_ours = table.version() == self._version
-            table.optimize.compact(target_size=_FULL_BYTES, max_concurrent_tasks=1, writer_properties=_LEAN)
+            n_bytes = sum(pa.table(table.get_add_actions()).column("size_bytes").to_pylist())
+            full = max(_FULL_BYTES, n_bytes // _FULL_FILES)
+            table.optimize.compact(target_size=full, max_concurrent_tasks=1, writer_properties=_LEAN)
             table.create_checkpoint()
             if at_last:
                 keep = self._settings.keep_hours
