@@ -33,6 +33,7 @@ _SQL = {
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "64",  # else each folder is a task of its own
     "spark.sql.hive.filesourcePartitionFileCacheSize": "0",  # a listing is used once: a KB a file, kept for good
     "spark.sql.execution.arrow.localRelationThreshold": "0",  # rows of series stay as they came, not twice as Spark's
+    "spark.sql.sources.ignoreDataLocality": "true",  # which blocks lie where: asked for each file, and never used
     "spark.sql.adaptive.enabled": "false",  # it would fold the few rows of series into one partition
     "spark.sql.execution.arrow.maxRecordsPerBatch": "200",  # headers in batches; files by content are cut at 64 MiB
     "spark.sql.execution.pyspark.udf.tracebackWithLocals.enabled": "false",  # locals hold patient data
